@@ -1,0 +1,32 @@
+"""The app: navigation, the header that all pages share, and the page that the URL names.
+
+Run by Streamlit (`lab app`, or `app.launch`), never imported for its effects. It reads run folders and loads no torch.
+Pages lie in views/, never in a folder named pages/: Streamlit would then run a deep link without this script.
+"""
+
+from pathlib import Path
+
+import streamlit as st
+
+from app import header
+from app.views import home, layers, training
+
+ICON = Path(__file__).with_name("icon.png")  # a material icon would make the browser ask a font server for it
+
+
+def main() -> None:
+    st.set_page_config(page_title="Brightwoven Lab", page_icon=str(ICON), layout="wide")
+    page = st.navigation(
+        [
+            st.Page(home.page, title="Home", default=True),
+            st.Page(training.page, title="Training", url_path="training"),
+            st.Page(layers.page, title="Layers", url_path="layers"),
+        ],
+        position="top",
+    )
+    header.show()
+    page.run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""Home: the chosen run at a glance, every run in one table, and what happened last."""
+
+from typing import Any
+
+import streamlit as st
+
+from app import header, queries
+from app.queries import Opened
+
+SPARK_POINTS = 120
+
+
+@header.in_words
+def page() -> None:
+    opened = header.chosen()
+    if opened is None:
+        header.empty_state()
+        return
+    if opened.records is None:
+        header.complain(opened.problem or "This run cannot be read.")
+    else:
+        live = header.state_of(opened) in header.LIVE_STATES
+        st.fragment(_newest, run_every=header.LIVE if live else None)(opened)
+    _all_runs()
+    if opened.records is not None:
+        _what_happened(opened)
+
+
+@header.in_words
+def _newest(opened: Opened) -> None:
+    summary = queries.summarise(opened)
+    if summary.problem or opened.records is None:
+        header.complain(summary.problem or "This run cannot be read.")
+        return
+    cards = (
+        ("Training loss, nats per token", "train/loss", header.number(summary.loss)),
+        ("Validation, bits per byte", "validation/bits_per_byte", header.number(summary.bits_per_byte)),
+        ("Tokens per second", "train/tokens_per_second", header.number(summary.tokens_per_second, ",.0f")),
+    )
+    of = f" of {summary.steps:,}" if summary.steps else ""
+    columns = st.columns(4)
+    with columns[0]:
+        done = [point[1] for point in queries.series(opened.records, "train/loss", most=SPARK_POINTS)]
+        st.metric(
+            f"Step{of}", header.number(summary.step, ",d"), chart_data=done or None, border=True, height="stretch"
+        )
+    for column, (label, name, value) in zip(columns[1:], cards, strict=True):
+        history = [point[2] for point in queries.series(opened.records, name, most=SPARK_POINTS)]
+        with column:
+            st.metric(label, value, chart_data=history or None, border=True, height="stretch")
+    if summary.step is None:
+        st.info("This run has recorded nothing yet. The first numbers come with its first logged step.")
+
+
+def _all_runs() -> None:
+    root = queries.runs_root()
+    st.subheader("Runs")
+    found = [queries.summarise(header.open_cached(root / name)) for name in queries.run_names(root)]
+    states = {state: words for state, (words, _) in header.BADGES.items()}
+    table: list[dict[str, Any]] = [
+        {
+            "Run": s.name,
+            "State": [states.get(s.state, s.state)],
+            "Preset": s.preset,
+            "Step": s.step,
+            "of": s.steps,
+            "Loss": s.loss,
+            "Bits per byte": s.bits_per_byte,
+            "Last write": header.clock(s.last_write),
+            "Remark": s.problem,
+        }
+        for s in found
+    ]
+    if not any(s.problem for s in found):
+        for row in table:
+            del row["Remark"]
+    st.dataframe(
+        table,
+        hide_index=True,
+        width="stretch",
+        column_config={
+            "State": st.column_config.MultiselectColumn(
+                options=[words for words, _ in header.BADGES.values()],
+                color=[colour for _, colour in header.BADGES.values()],
+            ),
+            "Step": st.column_config.NumberColumn(format="localized"),
+            "of": st.column_config.NumberColumn(format="localized"),
+            "Loss": st.column_config.NumberColumn("Loss, nats per token", format="%.3f"),
+            "Bits per byte": st.column_config.NumberColumn("Validation, bits per byte", format="%.3f"),
+            "Last write": st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm:ss"),
+        },
+    )
+    header.mention_foreign()
+
+
+def _what_happened(opened: Opened) -> None:
+    assert opened.records is not None
+    events = queries.happenings(opened.records)
+    if not events:
+        return
+    st.subheader("What happened")
+    table = [{"When": header.clock(e["at"]), "Step": e["step"], "What": e["kind"], "Text": e["text"]} for e in events]
+    st.dataframe(
+        table,
+        hide_index=True,
+        width="stretch",
+        column_config={"When": st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm:ss")},
+    )

@@ -1,0 +1,151 @@
+"""Layers: what is linearly readable where and when; click a cell for its curve over layers and over steps.
+
+Run, task, step and layer are in the URL, so a view is a link.
+"""
+
+from typing import Any
+
+import streamlit as st
+
+from app import figures, header, queries
+from app.figures import Cell
+from app.queries import Opened
+from lab.records import Records
+
+NEWEST = "newest"
+
+
+@header.in_words
+def page() -> None:
+    opened, records = header.records_or_stop(header.chosen())
+    tasks = figures.task_order(records.tasks())
+    steps = records.reading_steps()
+    if not tasks or not steps:
+        st.info("This run has no probe readings yet. They come with the first visit of its probing attachment.")
+        return
+    lexical = _lexical(*queries.identity(opened.path), len(steps), tuple(tasks), records)
+    _keep("task", tasks, tasks[0])
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        task = st.selectbox(
+            "Task",
+            tasks,
+            key="task",
+            bind="query-params",
+            format_func=_label,
+            width=420,
+        )
+        if task in lexical:
+            st.badge(
+                "lexical",
+                color="orange",
+                help="Layer 0 already has it: it says something about the words, not the layers.",
+            )
+    cells = _cells(*queries.identity(opened.path), len(steps), task, records)
+    if not cells:
+        st.info("No readings of this task yet.")
+        return
+    notches = [str(step) for step in figures.steps_of(cells)]
+    layers = [str(layer) for layer in figures.layers_of(cells)]
+    _keep("step", [*notches, NEWEST], NEWEST)
+    _keep("layer", layers, layers[-1])
+    left, right = st.columns([3, 1])
+    with left:
+        notch = st.select_slider("Step", [*notches, NEWEST], NEWEST, key="step", bind="query-params")
+    with right:
+        layer = int(
+            st.select_slider("Layer", layers, layers[-1], key="layer", bind="query-params")
+            if len(layers) > 1
+            else layers[0]
+        )
+    step = int(notches[-1] if notch == NEWEST else notch)
+    if header.state_of(opened) in header.LIVE_STATES:
+        st.fragment(_watch, run_every=header.LIVE)(opened, len(steps), notch == NEWEST)
+    _draw(task, task in lexical, cells, step, layer)
+
+
+def _label(task: str) -> str:
+    return f"{figures.task_title(task)} ({task})" if task in figures.TASKS else task
+
+
+def _draw(task: str, lexical: bool, cells: list[Cell], step: int, layer: int) -> None:
+    alt = figures.describe(task, cells, step)
+    st.plotly_chart(
+        figures.heat_map(cells, step, layer),
+        key="map",
+        on_select=_clicked,
+        selection_mode="points",
+        config={"displayModeBar": False},
+        alt=f"Heat map, layer by step. {alt}",
+    )
+    _say(cells, step, layer)
+    left, right = st.columns(2)
+    with left:
+        st.markdown(f"**Over layers, at step {step:,}**")
+        st.plotly_chart(
+            figures.over_layers(cells, step, layer), key="over layers", config={"displayModeBar": False}, alt=alt
+        )
+    with right:
+        st.markdown(f"**Over steps, at layer {layer}**")
+        st.plotly_chart(
+            figures.over_steps(cells, step, layer),
+            key="over steps",
+            config={"displayModeBar": False},
+            alt=f"{figures.task_title(task)} at layer {layer} over {len(figures.steps_of(cells))} steps.",
+        )
+    st.caption(figures.caption(task, cells, step))
+    if lexical:
+        st.caption(
+            "Lexical: without layer 0 subtracted, the embedding alone holds nine tenths or more of what the best layer "
+            "has. Where this label can be read says nothing about what the layers do."
+        )
+
+
+def _say(cells: list[Cell], step: int, layer: int) -> None:
+    found = [cell for cell in cells if (cell.step, cell.layer) == (step, layer)]
+    if not found:
+        st.info(f"There is no reading of layer {layer} at step {step:,}.")
+        return
+    cell, zero = found[0], [c.value for c in cells if (c.step, c.layer) == (step, 0)]
+    twin = "" if cell.baseline is None else f"; random-initialisation twin {cell.baseline:.3f}"
+    first = f"; layer 0 {zero[0]:.3f}" if zero else ""
+    st.markdown(
+        f"Step **{step:,}**, layer **{layer}**: **{cell.value:.3f} bits per word** "
+        f"(95 % {cell.lo:.3f} to {cell.hi:.3f}, n = {cell.n:,} words{twin}{first})"
+    )
+
+
+def _clicked() -> None:
+    """The clicked cell becomes the view. A second click on the same cell arrives as an empty selection."""
+    points: list[Any] = st.session_state["map"]["selection"]["points"]
+    if points:
+        st.session_state["last cell"] = [int(at) for at in points[0]["customdata"][:2]]
+    if "last cell" in st.session_state:
+        step, layer = st.session_state["last cell"]
+        st.session_state["step"], st.session_state["layer"] = str(step), str(layer)
+
+
+def _keep(key: str, options: list[str], otherwise: str) -> None:
+    """Another run or task may lack the step or layer that was chosen before; a widget would refuse it."""
+    if key in st.session_state and st.session_state[key] not in options:
+        st.session_state[key] = otherwise
+
+
+@header.in_words
+def _watch(opened: Opened, known: int, follow: bool) -> None:
+    """While training: follow new readings, or offer them when an older step is being looked at."""
+    assert opened.records is not None
+    fresh = len(opened.records.reading_steps()) - known
+    if fresh <= 0:
+        return
+    if follow or st.button(f"Load {fresh} newer step{'s' if fresh > 1 else ''}"):
+        st.rerun(scope="app")
+
+
+@st.cache_data(max_entries=32, show_spinner=False)
+def _cells(path: str, inode: int, known_steps: int, task: str, _records: Records) -> list[Cell]:
+    return queries.cells(_records, task)
+
+
+@st.cache_data(max_entries=32, show_spinner=False)
+def _lexical(path: str, inode: int, known_steps: int, tasks: tuple[str, ...], _records: Records) -> set[str]:
+    return queries.lexical_tasks(_records, tasks)

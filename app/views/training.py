@@ -1,0 +1,62 @@
+"""Training: curves over steps, live, with segments and the places where training was resumed."""
+
+import streamlit as st
+
+from app import curves, header, queries
+from app.queries import Opened
+
+MOST_SMOOTHING = 0.98
+
+
+@header.in_words
+def page() -> None:
+    opened, records = header.records_or_stop(header.chosen())
+    names = records.metric_names()
+    if not names:
+        st.info("This run has recorded no curves yet. They begin with its first logged step.")
+        return
+    usual = [name for name in curves.METRICS if name in names]
+    others = [name for name in names if name not in curves.METRICS]
+    with st.container(horizontal=True, vertical_alignment="center", gap="large"):
+        live = st.toggle("Live", value=True, key="live", help="Refresh every 3 s while the run trains; zoom is kept.")
+        log = st.toggle("Logarithmic", key="log", help="Values that are zero or negative are left out.")
+        overtaken = st.toggle(
+            "Overtaken steps", key="overtaken", help="Steps that a resume or a rewind left behind, dashed grey."
+        )
+        weight = st.slider(
+            "Smoothing", 0.0, MOST_SMOOTHING, 0.8, 0.02, key="smoothing", width=260,
+            help="Weight of an exponential moving average over the points drawn; the raw curve stays, faint.",
+        )  # fmt: skip
+        more = st.multiselect("More curves", others, key="more", width=360) if others else []
+    refresh = header.LIVE if live and header.state_of(opened) in header.LIVE_STATES else None
+    st.fragment(_curves, run_every=refresh)(opened, usual + more, weight, log, overtaken)
+    st.caption(
+        f"At most {queries.MOST_POINTS:,} points a curve: of a longer one the smallest and the largest value of each stretch. "
+        "Dashed vertical lines: training was resumed. Drag to pan, pinch or Ctrl + wheel to zoom, double-click to reset."
+    )
+
+
+@header.in_words
+def _curves(opened: Opened, names: list[str], weight: float, log: bool, overtaken: bool) -> None:
+    assert opened.records is not None
+    _curve(opened, names[:1], weight, log, overtaken, height=300)
+    left, right = st.columns(2)
+    for side, some in ((left, names[1::2]), (right, names[2::2])):
+        with side:
+            _curve(opened, some, weight, log, overtaken, height=200)
+
+
+def _curve(opened: Opened, names: list[str], weight: float, log: bool, overtaken: bool, height: int) -> None:
+    assert opened.records is not None
+    for name in names:
+        points = queries.series(opened.records, name)
+        # a few evaluations, or a schedule, are no noise: smoothing them would only move them
+        weight_here = weight if len(points) > 30 and name != "train/lr" else 0.0
+        left_behind = queries.series(opened.records, name, overtaken=True) if overtaken else []
+        st.vega_lite_chart(
+            curves.rows(points, queries.resume_steps(opened.records), left_behind, weight_here, log),
+            curves.specification(name, weight_here > 0, log, height),
+            width="stretch",
+            key=f"curve {name}",
+            alt=curves.describe(name, points),
+        )

@@ -1,0 +1,395 @@
+"""The one description of a run: what is trained, on what, and what rides along.
+
+Read from defaults < preset < TOML file < `--set` overrides, checked as a whole, then frozen. Every refusal names the key,
+its value and the way out. Nothing here imports torch, so the command line stays quick.
+"""
+
+import difflib
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from lab.errors import LabError
+
+PROBE_TASKS = ("class.current", "class.next", "supersense.current", "supersense.next")
+BUILT_IN_SOURCES = ("chitchat", "sotu")
+Role = Literal["system", "user", "assistant"]
+SPECIAL_TOKENS = 7  # lab.tokenizer.SPECIALS; kept as a number so that checking a configuration needs no tokenizer
+
+
+class BadConfig(LabError):
+    """A key is unknown, has the wrong type, or does not go together with another."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class ModelConfig(Section):
+    n_layers: int = Field(6, ge=1)
+    d_model: int = Field(128, ge=2)
+    n_heads: int = Field(4, ge=1)
+    n_key_value_heads: int | None = Field(None, ge=1)
+    d_mlp: int | None = Field(None, ge=1)
+    n_ctx: int = Field(128, ge=2)
+    d_vocab: int = Field(4096, ge=256 + SPECIAL_TOKENS)
+    rotary_base: float = Field(10000.0, gt=1)
+    eps: float = Field(1e-5, gt=0)
+    tie_embeddings: bool = False
+
+    @model_validator(mode="after")
+    def heads_divide_the_width(self) -> Self:
+        if self.d_model % self.n_heads:
+            fits = [n for n in range(1, self.d_model + 1) if self.d_model % n == 0 and self.d_model // n % 2 == 0]
+            near = min(fits, key=lambda n: abs(n - self.n_heads), default=1)
+            raise ValueError(
+                f"model.d_model = {self.d_model} is not divisible by model.n_heads = {self.n_heads}. "
+                f"Use a divisor, {near} for example."
+            )
+        if self.d_model // self.n_heads % 2:
+            raise ValueError(
+                f"model.d_model / model.n_heads = {self.d_model // self.n_heads} is odd, but rotary positions turn "
+                "pairs of dimensions. Change either so that the quotient is even."
+            )
+        if self.n_key_value_heads is not None and self.n_heads % self.n_key_value_heads:
+            raise ValueError(
+                f"model.n_key_value_heads = {self.n_key_value_heads} does not divide model.n_heads = {self.n_heads}. "
+                "Use a divisor, or leave it out for ordinary attention."
+            )
+        return self
+
+
+class Source(Section):
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")
+    kind: Literal["text", "folder", "jsonl", "chitchat", "sotu"]
+    path: str | None = None
+    loss_roles: tuple[Role, ...] = ("system", "user", "assistant")
+
+    @model_validator(mode="after")
+    def path_where_needed(self) -> Self:
+        if self.kind in BUILT_IN_SOURCES and self.path is not None:
+            raise ValueError(f"data.sources {self.name!r}: kind {self.kind!r} comes with the lab. Take path out.")
+        if self.kind not in BUILT_IN_SOURCES and not self.path:
+            raise ValueError(f"data.sources {self.name!r}: kind {self.kind!r} needs path, the file or folder to read.")
+        if not self.loss_roles:
+            raise ValueError(f"data.sources {self.name!r}: loss_roles is empty, so nothing would be learned.")
+        return self
+
+
+class Phase(Section):
+    from_step: int = Field(0, ge=0)
+    weights: dict[str, float]
+
+    @model_validator(mode="after")
+    def weights_are_shares(self) -> Self:
+        if any(not 0 <= w < float("inf") for w in self.weights.values()) or sum(self.weights.values()) <= 0:
+            raise ValueError(
+                f"data.phases from_step = {self.from_step}: weights {self.weights} must be ≥ 0 with a positive sum."
+            )
+        return self
+
+
+class DataConfig(Section):
+    sources: tuple[Source, ...] = (Source(name="chat", kind="chitchat"), Source(name="prose", kind="sotu"))
+    phases: tuple[Phase, ...] = (Phase(from_step=0, weights={"chat": 0.5, "prose": 0.5}),)
+    validation_share: float = Field(0.02, gt=0, lt=0.5)
+    tokenizer: str | None = None
+    tokenizer_bytes: int = Field(8_000_000, ge=10_000)
+
+    @model_validator(mode="after")
+    def phases_fit_sources(self) -> Self:
+        names = [source.name for source in self.sources]
+        if not names:
+            raise ValueError("data.sources is empty. Name at least one text.")
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"data.sources has {twice[0]!r} twice. Give each source its own name.")
+        if not self.phases or self.phases[0].from_step != 0:
+            raise ValueError("data.phases must begin with a phase at from_step = 0, so that step 0 has a mixture.")
+        starts = [phase.from_step for phase in self.phases]
+        if starts != sorted(set(starts)):
+            raise ValueError(f"data.phases start at {starts}. List them in ascending order, each step once.")
+        for phase in self.phases:
+            for name in phase.weights:
+                if name not in names:
+                    raise ValueError(
+                        f"data.phases from_step = {phase.from_step} weighs {name!r}, which is no source. "
+                        f"Sources are: {', '.join(names)}."
+                    )
+        return self
+
+
+class TrainConfig(Section):
+    steps: int = Field(600, ge=1)
+    batch: int = Field(32, ge=1)
+    accumulation: int = Field(1, ge=1)
+    seed: int = Field(0, ge=0, lt=2**63)
+    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    threads: int = Field(0, ge=0)
+    log_every: int = Field(10, ge=1)
+
+
+class OptimizerConfig(Section):
+    lr: float = Field(3e-3, gt=0, lt=10)
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = Field(0.1, ge=0)
+    clip: float = Field(1.0, gt=0)
+    warmup_steps: int = Field(50, ge=0)
+    decay: Literal["cosine", "linear", "none"] = "cosine"
+    final_lr_share: float = Field(0.05, ge=0, le=1)
+    eps: float = Field(1e-8, gt=0)
+
+    @model_validator(mode="after")
+    def betas_are_averages(self) -> Self:
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"optimizer.betas = {list(self.betas)}: both must lie in 0 ≤ beta < 1.")
+        return self
+
+
+class CheckpointConfig(Section):
+    every: int = Field(200, ge=1)
+    keep: int = Field(3, ge=2)
+    log_spaced: bool = True
+
+
+class ReferenceConfig(Section):
+    step: int | None = Field(None, ge=0)
+
+
+class ProbingConfig(Section):
+    every: int = Field(100, ge=0)
+    log_spaced: bool = True
+    tasks: tuple[str, ...] = PROBE_TASKS
+    layers: Literal["all"] | tuple[int, ...] = "all"
+    sentences: int = Field(400, ge=10)
+    folds: int = Field(5, ge=2)
+    seed: int = Field(0, ge=0, lt=2**63)
+
+    @model_validator(mode="after")
+    def tasks_are_known(self) -> Self:
+        for task in self.tasks:
+            if task not in PROBE_TASKS:
+                raise ValueError(f"probing.tasks has {task!r}. Tasks are: {', '.join(PROBE_TASKS)}.")
+        if self.every and not self.tasks:
+            raise ValueError("probing.tasks is empty. Name a task, or switch probing off with probing.every = 0.")
+        return self
+
+
+class EvaluationConfig(Section):
+    every: int = Field(100, ge=0)
+    tokens: int = Field(65_536, ge=1)
+
+
+class NotYet(Section):
+    """A section whose part of the lab is not built yet. Any other value than off would be a silent no-op."""
+
+    every: int = 0
+
+    @model_validator(mode="after")
+    def is_off(self) -> Self:
+        if self.every:
+            raise ValueError(f"every = {self.every}, but this version of the lab has no such attachment. Leave it 0.")
+        return self
+
+
+class RunConfig(Section):
+    preset: str = "demo"
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    reference: ReferenceConfig = ReferenceConfig()
+    probing: ProbingConfig = ProbingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    understanding: NotYet = NotYet()
+    self_play: NotYet = NotYet()
+    check_ins: NotYet = NotYet()
+    journal: NotYet = NotYet()
+    shimmer: NotYet = NotYet()
+    remedy: NotYet = NotYet()
+    feedback: NotYet = NotYet()
+    freeze: NotYet = NotYet()
+
+    @model_validator(mode="after")
+    def sections_fit_each_other(self) -> Self:
+        steps, last = self.train.steps, self.data.phases[-1].from_step
+        if last >= steps:
+            raise ValueError(
+                f"data.phases: a phase starts at step {last}, but train.steps = {steps}, so it would never come. "
+                "Start it earlier or train longer."
+            )
+        if self.optimizer.warmup_steps > steps:
+            raise ValueError(
+                f"optimizer.warmup_steps = {self.optimizer.warmup_steps} is more than train.steps = {steps}. "
+                "Warm up for fewer steps."
+            )
+        if self.reference.step is not None and self.reference.step > steps:
+            raise ValueError(
+                f"reference.step = {self.reference.step} is after the last step, {steps}. Choose one that is reached."
+            )
+        if self.probing.layers != "all":
+            wrong = [layer for layer in self.probing.layers if not 0 <= layer <= self.model.n_layers]
+            if wrong or not self.probing.layers:
+                raise ValueError(
+                    f"probing.layers has {wrong[0] if wrong else 'nothing'}, but the model has layers "
+                    f'0..{self.model.n_layers}. Use layers in that range, or "all".'
+                )
+        return self
+
+    def to_toml(self) -> str:
+        """The whole configuration as a TOML file that `load_config` reads back to an equal one."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+    def hash(self) -> str:
+        """sha256 over the canonical JSON form; equal configurations have equal hashes, however they were written."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+# Step counts aim at a machine: `tiny` at a test, `demo` at five minutes and `laptop` at forty on two CPU cores,
+# `8gb` at a night on an 8 GB graphics card.
+PRESETS: dict[str, dict[str, Any]] = {
+    "tiny": {
+        "model": {"n_layers": 2, "d_model": 64, "n_heads": 4, "n_ctx": 64},
+        "train": {"steps": 200, "batch": 8},
+        "optimizer": {"warmup_steps": 20},
+        "checkpoint": {"every": 50},
+        "probing": {"every": 100, "sentences": 120},
+        "evaluation": {"every": 50, "tokens": 4096},
+    },
+    "demo": {
+        "model": {"n_layers": 6, "d_model": 128, "n_heads": 4, "n_ctx": 128},
+        "train": {"steps": 600, "batch": 32},
+    },
+    "laptop": {
+        "model": {"n_layers": 6, "d_model": 256, "n_heads": 8, "n_ctx": 256},
+        "train": {"steps": 2000, "batch": 16},
+        "optimizer": {"lr": 2e-3, "warmup_steps": 100},
+        "checkpoint": {"every": 250},
+        "probing": {"every": 250},
+        "evaluation": {"every": 250},
+    },
+    "8gb": {
+        "model": {"n_layers": 12, "d_model": 768, "n_heads": 12, "n_ctx": 512, "d_vocab": 16384},
+        "train": {"steps": 20_000, "batch": 8, "accumulation": 8},
+        "optimizer": {"lr": 6e-4, "warmup_steps": 500},
+        "checkpoint": {"every": 1000},
+        "probing": {"every": 1000},
+        "evaluation": {"every": 500, "tokens": 262_144},
+    },
+}
+
+
+def load_config(preset: str | None = None, file: Path | None = None, overrides: Sequence[str] = ()) -> RunConfig:
+    """Resolve a configuration: defaults < preset < file < overrides (`section.key=value`, the value read as TOML).
+
+    Raises:
+        BadConfig: naming the key, its value and the remedy.
+    """
+    from_file = _read_toml(file) if file else {}
+    name = preset or from_file.get("preset") or "demo"
+    if not isinstance(name, str) or name not in PRESETS:
+        raise BadConfig(f"preset = {name!r} is none of ours. Presets are: {', '.join(PRESETS)}.")
+    values: dict[str, Any] = {}
+    _merge(values, PRESETS[name])
+    _merge(values, from_file)
+    values["preset"] = name
+    for override in overrides:
+        _merge(values, _parse_override(override))
+    return _checked(values, origin=str(file) if file else "configuration")
+
+
+def _checked(values: Mapping[str, Any], origin: str) -> RunConfig:
+    try:
+        return RunConfig.model_validate(_tuples(values))
+    except ValidationError as error:
+        raise BadConfig("\n".join(f"{origin}: {_explain(detail)}" for detail in error.errors()[:5])) from None
+
+
+def _explain(detail: ErrorDetails) -> str:
+    key = ".".join(
+        str(part) for part in detail["loc"] if part != "literal['all']" and not str(part).startswith("tuple[")
+    )
+    if detail["type"] == "extra_forbidden":
+        known = _keys_beside(detail["loc"])
+        close = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1)
+        hint = f"Did you mean {close[0]}?" if close else f"Keys there are: {', '.join(known)}."
+        return f"{key} is no key of the configuration. {hint}"
+    if detail["type"] == "value_error":
+        message = str(detail["ctx"]["error"])
+        return message if "." in message.split(" ")[0] or not key else f"{key}: {message}"
+    return (
+        f"{key} = {detail['input']!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}. Change the value or take it out."
+    )
+
+
+def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
+    fields = RunConfig.model_fields
+    for part in location[:-1]:
+        if not isinstance(part, str):
+            continue
+        annotation = fields[part].annotation if part in fields else None
+        if part in ("sources", "phases"):
+            annotation = Source if part == "sources" else Phase
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        fields = annotation.model_fields
+    return list(fields)
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf8"))
+    except FileNotFoundError:
+        raise BadConfig(f"{file}: there is no such configuration file. Check the path.") from None
+    except (IsADirectoryError, PermissionError, UnicodeDecodeError) as error:
+        raise BadConfig(f"{file}: cannot be read as a TOML file ({error}). Give a text file.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise BadConfig(f"{file}: is not valid TOML: {error}. Mend that line.") from None
+
+
+def _parse_override(text: str) -> dict[str, Any]:
+    key, sign, raw = text.partition("=")
+    key = key.strip()
+    if not sign or not key or not all(key.split(".")):
+        raise BadConfig(f"--set {text!r} is not section.key=value. Write --set train.steps=2000, for example.")
+    try:
+        value = tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = raw.strip()  # a bare word is text: --set train.device=cpu
+    nested: dict[str, Any] = {}
+    inner = nested
+    *path, last = key.split(".")
+    for part in path:
+        inner = inner.setdefault(part, {})
+    inner[last] = value
+    return nested
+
+
+def _merge(into: dict[str, Any], more: Mapping[str, Any]) -> None:
+    for key, value in more.items():
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict) and key != "weights":
+            _merge(into[key], value)
+        elif isinstance(value, Mapping):
+            into[key] = {}
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def _tuples(value: Any) -> Any:
+    """TOML has arrays, a frozen configuration has tuples, and strict types do not mix them."""
+    if isinstance(value, Mapping):
+        return {key: _tuples(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(_tuples(inner) for inner in value)
+    return value
