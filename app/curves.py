@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from app.figures import GREY, SEGMENT_COLOURS
+from app.figures import GREY, OKABE_ITO
 
+ZOOM = "zoom"
 Point = tuple[int, int, float]
 """(segment, step, value), as `Records.series` returns them."""
 
@@ -18,22 +19,29 @@ Point = tuple[int, int, float]
 @dataclass(frozen=True)
 class Metric:
     title: str
-    unit: str
-    number: str = ",.3f"  # d3 format of a value
+    unit: str = ""
+    form: str = ",.3f"  # of a value, in Python and in d3 alike
 
 
 METRICS: dict[str, Metric] = {
     "train/loss": Metric("Training loss", "nats per token"),
     "validation/bits_per_byte": Metric("Validation", "bits per byte"),
-    "train/lr": Metric("Learning rate", "per step", ".2~e"),
-    "train/gradient_norm": Metric("Gradient norm, before clipping", "norm"),
+    "train/lr": Metric("Learning rate", form=".2e"),
+    "train/gradient_norm": Metric("Gradient norm, before clipping"),
     "train/tokens_per_second": Metric("Speed", "tokens per second", ",.0f"),
 }
 """The curves shown first; any other stored metric is drawn under its own name."""
 
 
 def metric(name: str) -> Metric:
-    return METRICS.get(name, Metric(name, name.rsplit("/", 1)[-1].replace("_", " "), ",.4~g"))
+    return METRICS.get(name, Metric(name, form=",.4g"))
+
+
+def heading(name: str, points: Sequence[Point]) -> str:
+    """What a curve shows, and its newest value, as plain words."""
+    shown = metric(name)
+    newest = f": {points[-1][2]:{shown.form}} at step {points[-1][1]:,}" if points else ""
+    return f"{shown.title}{', ' if shown.unit else ''}{shown.unit}{newest}"
 
 
 def smooth(values: Sequence[float], weight: float) -> list[float]:
@@ -69,32 +77,28 @@ def rows(
         weight: of the moving average, 0..1.
         log: leave out what a logarithm cannot show.
     """
-    table: dict[str, list[Any]] = {"kind": [], "step": [], "raw": [], "smooth": [], "segment": []}
-
-    def add(kind: str, step: int, raw: float | None, smoothed: float | None, segment: str) -> None:
-        for column, entry in zip(table, (kind, step, raw, smoothed, segment), strict=True):
-            table[column].append(entry)
-
-    for (segment, step, value), smoothed in zip(points, smooth([p[2] for p in points], weight), strict=True):
-        add("curve", step, _drawable(value, log), _drawable(smoothed, log), f"segment {segment}")
-    for segment, step, value in overtaken:
-        add("overtaken", step, _drawable(value, log), None, f"segment {segment}")
-    for step in resumes:
-        add("resume", step, None, None, "")
-    return table
+    smoothed = smooth([value for _, _, value in points], weight)
+    drawn = [*points, *overtaken]
+    return {
+        "kind": ["curve"] * len(points) + ["overtaken"] * len(overtaken) + ["resume"] * len(resumes),
+        "step": [*(step for _, step, _ in drawn), *resumes],
+        "raw": [*(_drawable(value, log) for _, _, value in drawn), *(None for _ in resumes)],
+        "smooth": [*(_drawable(value, log) for value in smoothed), *(None for _ in [*overtaken, *resumes])],
+        "segment": [*(f"segment {segment}" for segment, _, _ in drawn), *("" for _ in resumes)],
+    }
 
 
-def specification(name: str, smoothed: bool, log: bool, height: int = 220) -> dict[str, Any]:
+def specification(name: str, smoothed: bool, log: bool, height: int, legend: bool, overtaken: bool) -> dict[str, Any]:
     """Vega-Lite: raw faint under its moving average, colour = segment, rules where training was resumed."""
     shown = metric(name)
     x = {"field": "step", "type": "quantitative", "title": "step", "axis": {"format": ",d", "tickMinStep": 1}}
     scale = {"type": "log"} if log else {"zero": False}
-    y = {"field": "raw", "type": "quantitative", "title": shown.unit, "scale": scale}
+    y = {"field": "raw", "type": "quantitative", "title": None, "scale": scale}
     colour = {
         "field": "segment",
         "type": "nominal",
-        "scale": {"range": list(SEGMENT_COLOURS)},
-        "legend": {"orient": "top", "title": None},
+        "scale": {"range": list(OKABE_ITO)},
+        "legend": {"orient": "top", "title": None, "symbolOpacity": 1} if legend else None,
     }
     curve, tooltip = {"filter": "datum.kind == 'curve'"}, {"field": "step", "type": "quantitative", "format": ",d"}
     layers: list[dict[str, Any]] = [
@@ -116,7 +120,7 @@ def specification(name: str, smoothed: bool, log: bool, height: int = 220) -> di
         {
             "params": [  # wheel alone must scroll the page; a pinch arrives as ctrl + wheel
                 {
-                    "name": "zoom",
+                    "name": ZOOM,
                     "select": {"type": "interval", "encodings": ["x"], "zoom": "wheel![event.ctrlKey || event.altKey]"},
                     "bind": "scales",
                 }
@@ -128,8 +132,8 @@ def specification(name: str, smoothed: bool, log: bool, height: int = 220) -> di
                 "y": y,
                 "tooltip": [
                     tooltip,
-                    {"field": "raw", "type": "quantitative", "title": shown.unit, "format": shown.number},
-                    *([{"field": "smooth", "type": "quantitative", "format": shown.number}] if smoothed else []),
+                    {"field": "raw", "type": "quantitative", "title": "value", "format": shown.form},
+                    *([{"field": "smooth", "type": "quantitative", "format": shown.form}] if smoothed else []),
                     {"field": "segment", "type": "nominal"},
                 ],
             },
@@ -138,20 +142,13 @@ def specification(name: str, smoothed: bool, log: bool, height: int = 220) -> di
     if smoothed:
         line = {"mark": {"type": "line", "strokeWidth": 2.5}, "transform": [curve]}
         layers.insert(2, {**line, "encoding": {"x": x, "y": {**y, "field": "smooth"}, "color": colour}})
-    return {
-        "title": {"text": shown.title, "anchor": "start"},
-        "height": height,
-        "layer": layers,
-    }
+    return {"height": height, "layer": layers if overtaken else layers[1:]}
 
 
-def describe(name: str, points: Sequence[Point]) -> str:
-    """The curve in one sentence, for a screen reader."""
+def describe(name: str) -> str:
+    """Name for a screen reader. It must not hold a number: a chart whose name changes is drawn anew, zoom lost."""
     shown = metric(name)
-    if not points:
-        return f"{shown.title}: nothing recorded yet."
-    (_, first, start), (_, last, end) = points[0], points[-1]
-    return f"{shown.title} in {shown.unit}: from {start:.4g} at step {first} to {end:.4g} at step {last}."
+    return f"{shown.title}{', ' if shown.unit else ''}{shown.unit}, over training steps"
 
 
 def _drawable(value: float, log: bool) -> float | None:

@@ -5,16 +5,14 @@ Layers are 0..L everywhere: 0 is the embedding sum, l the residual stream after 
 Colours are Okabe and Ito's, those of them that keep a contrast of 3:1 on white and on the dark theme alike.
 """
 
-import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import plotly.graph_objects as go
 
 BLUE, ORANGE, GREEN, PINK, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8A8F98"
-SEGMENT_COLOURS = (BLUE, ORANGE, GREEN, PINK)
+OKABE_ITO = (BLUE, ORANGE, GREEN, PINK)
 LEXICAL_SHARE = 0.9  # layer 0 holding this much of the best layer's bits leaves the layers nothing to add
 MOST_TICKS = 14
 
@@ -126,7 +124,7 @@ def heat_map(cells: Sequence[Cell], step: int, layer: int) -> go.Figure:
         }
         figure.add_shape(frame, line={"color": "black", "width": 5})
         figure.add_shape(frame, line={"color": "white", "width": 2})
-    shown = _thin(steps)
+    shown = thin(steps)
     figure.update_xaxes(
         title_text="step (readings evenly spaced)",
         tickvals=[column[s] for s in shown],
@@ -134,11 +132,13 @@ def heat_map(cells: Sequence[Cell], step: int, layer: int) -> go.Figure:
         tickangle=0,
         showgrid=False,
         zeroline=False,
+        range=[-0.5, len(steps) - 0.5],
     )
     figure.update_yaxes(
         title_text="layer",
-        tickvals=_thin(layers),
-        ticktext=["0 (embedding)" if at == 0 else str(at) for at in _thin(layers)],
+        range=[layers[0] - 0.5, layers[-1] + 0.5] if layers else None,
+        tickvals=thin(layers),
+        ticktext=["0 (embedding)" if at == 0 else str(at) for at in thin(layers)],
         showgrid=False,
         zeroline=False,
     )
@@ -177,7 +177,7 @@ def over_layers(cells: Sequence[Cell], step: int, layer: int) -> go.Figure:
             )
         )
     _mark(figure, [(c.layer, c) for c in here if c.layer == layer])
-    figure.update_xaxes(title_text="layer (0 = embedding)", tickvals=_thin([c.layer for c in here]))
+    figure.update_xaxes(title_text="layer (0 = embedding)", tickvals=thin([c.layer for c in here]))
     figure.update_yaxes(title_text="bits per word")
     return _sized(figure, height=340)
 
@@ -245,11 +245,6 @@ def describe(task: str, cells: Sequence[Cell], step: int) -> str:
     )
 
 
-def plain(text: str) -> str:
-    """Text from a database for a Plotly label, which would otherwise read tags in it."""
-    return html.escape(text, quote=False)
-
-
 def _band(figure: go.Figure, xs: Sequence[float | None], cells: Sequence[Cell | None], name: str) -> None:
     for bound, fill in (("hi", None), ("lo", "tonexty")):
         figure.add_trace(
@@ -298,7 +293,7 @@ def _sized(figure: go.Figure, height: int) -> go.Figure:
     figure.update_layout(
         height=height,
         margin={"l": 10, "r": 10, "t": 10, "b": 10},
-        legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "xanchor": "left", "x": 0},
+        legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "xanchor": "left", "x": 0, "traceorder": "normal"},
     )
     figure.update_xaxes(automargin=True)
     figure.update_yaxes(automargin=True)
@@ -309,10 +304,8 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _thin(numbers: Sequence[int]) -> list[int]:
-    """At most 14 of the numbers for tick labels, the first and the last always among them."""
+def thin(numbers: Sequence[int]) -> list[int]:
+    """At most 14 of the numbers for tick labels: evenly spread up to the last, and the first."""
     every = max(1, math.ceil(len(numbers) / MOST_TICKS))
-    kept = list(numbers[::every])
-    if numbers and kept[-1] != numbers[-1]:
-        kept[-1:] = [*(kept[-1:] if len(kept) == 1 else []), numbers[-1]]
-    return kept
+    kept = list(numbers[::-1][::every][::-1])
+    return [numbers[0], *kept[1:]] if len(kept) > 1 else kept

@@ -4,6 +4,7 @@ Text out of a run folder is shown as plain text, never as Markdown: a run may co
 """
 
 import functools
+import logging
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -15,8 +16,10 @@ import streamlit as st
 from app import queries
 from app.queries import Opened
 from lab.records import Records
+from lab.run import default_root
 
 P = ParamSpec("P")
+log = logging.getLogger(__name__)
 BADGES: dict[str, tuple[str, Any]] = {
     "training": ("▶ training", "green"),
     "held": ("‖ held", "orange"),
@@ -32,7 +35,7 @@ LIVE, IDLE = "3s", "20s"  # a tab that refreshes every second costs a tenth of a
 
 def show() -> Opened | None:
     """Draw the header; None when there is no run at all."""
-    root = queries.runs_root()
+    root = default_root()
     names = queries.run_names(root)
     if not names:
         return None
@@ -41,9 +44,21 @@ def show() -> Opened | None:
         st.session_state["run"] = wanted if wanted in names else names[0]
     else:
         st.session_state["run"] = st.session_state["run"]  # set by code each time: so the URL always names the run
-    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+    st.html(
+        "<style>.stMainBlockContainer { padding-top: 4.5rem; }</style>"
+    )  # the default leaves a tenth of a screen empty
+    with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         # no default among the options: a link without a run would show another one as soon as a newer run is made
-        st.selectbox("Run", names, index=None, key="run", bind="query-params", width=420, placeholder="choose a run")
+        st.selectbox(
+            "Run",
+            names,
+            index=None,
+            key="run",
+            bind="query-params",
+            required=True,
+            width=420,
+            label_visibility="collapsed",
+        )
         name = st.session_state["run"] or names[0]
         opened = open_cached(root / name)
         live = opened.run is not None and state_of(opened) in LIVE_STATES
@@ -64,7 +79,7 @@ def open_cached(path: Path) -> Opened:
 
 
 @st.cache_resource(max_entries=16, show_spinner=False)
-def _opened(path: str, inode: int) -> Opened:
+def _opened(path: str, inode: int, configured: int) -> Opened:
     return queries.open_run(Path(path))
 
 
@@ -89,7 +104,7 @@ def records_or_stop(opened: Opened | None) -> tuple[Opened, Records]:
 def chosen() -> Opened | None:
     """The run of the picker; `show` came first."""
     name = st.session_state.get("run")
-    return open_cached(queries.runs_root() / str(name)) if name else None
+    return open_cached(default_root() / str(name)) if name else None
 
 
 def empty_state() -> None:
@@ -101,12 +116,12 @@ def empty_state() -> None:
         "lab app                       # this app, for the runs in ./runs",
         language="bash",
     )
-    st.text(f"Looked in {queries.runs_root().resolve()}. LAB_RUNS, or lab app --runs, names another folder.")
+    st.text(f"Looked in {default_root().resolve()}. LAB_RUNS, or lab app --runs, names another folder.")
     mention_foreign()
 
 
 def mention_foreign() -> None:
-    foreign = queries.foreign_names(queries.runs_root())
+    foreign = queries.foreign_names(default_root())
     if foreign:
         more = f" and {len(foreign) - 5} more" if len(foreign) > 5 else ""
         st.text(f"Not runs of this lab, left alone: {', '.join(foreign[:5])}{more}.")
@@ -126,6 +141,7 @@ def in_words(draw: Callable[P, None]) -> Callable[P, None]:
         try:
             draw(*args, **kwargs)
         except queries.UNREADABLE as error:
+            log.exception("the app could not show a page")  # a defect of ours would look like a bad run otherwise
             complain(queries.in_words(str(st.session_state.get("run") or "run"), error))
 
     return wrapped
@@ -149,7 +165,7 @@ def number(value: float | None, form: str = ",.3f") -> str:
 
 @in_words
 def _status(root: str, name: str, names: list[str]) -> None:
-    if queries.run_names(Path(root)) and set(queries.run_names(Path(root))) != set(names):
+    if set(queries.run_names(Path(root))) != set(names):
         st.rerun(scope="app")  # a run came or went: the picker is outside this part
     opened = open_cached(Path(root) / name)
     words, colour = BADGES.get(state_of(opened), (state_of(opened), "gray"))

@@ -4,7 +4,6 @@ A run may be training, dead, copied from elsewhere or half a ruin; asking never 
 """
 
 import contextlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,11 +49,6 @@ class Summary:
     problem: str | None = None
 
 
-def runs_root() -> Path:
-    """Where the runs lie: $LAB_RUNS (set by `lab app`), else ./runs."""
-    return Path(os.environ.get("LAB_RUNS") or "runs")
-
-
 def run_names(root: Path) -> list[str]:
     """Folders that look like runs, whole or broken; the one written last comes first."""
     try:
@@ -73,12 +67,14 @@ def foreign_names(root: Path) -> list[str]:
         return []
 
 
-def identity(path: Path) -> tuple[str, int]:
-    """Changes when a run of the same name is made anew, so that nothing cached outlives its database."""
-    try:
-        return str(path), (path / "run.db").stat().st_ino
-    except OSError:
-        return str(path), 0
+def identity(path: Path) -> tuple[str, int, int]:
+    """Changes when a run is made anew under its name or its configuration is replaced, so that no cache outlives it."""
+    marks = [0, 0]
+    with contextlib.suppress(OSError):
+        marks[0] = (path / "run.db").stat().st_ino
+    with contextlib.suppress(OSError):
+        marks[1] = (path / "config.toml").stat().st_mtime_ns
+    return str(path), marks[0], marks[1]
 
 
 def open_run(path: Path) -> Opened:
@@ -96,8 +92,8 @@ def in_words(name: str, error: Exception) -> str:
         return str(error)
     reason = str(getattr(error, "orig", None) or error) or type(error).__name__
     return (
-        f"{name}: cannot be read ({reason.splitlines()[0][:200]}). The folder may be damaged, half copied, or no run of "
-        "this lab. `lab doctor` looks at it; a copy needs run.db together with run.db-wal when the run was alive."
+        f"{name}: cannot be read ({reason.splitlines()[0][:200]}). The folder may be damaged, half copied, or no run "
+        "of this lab. `lab doctor` looks at it; a copy needs run.db together with run.db-wal when the run was alive."
     )
 
 
@@ -126,16 +122,18 @@ def summarise(opened: Opened) -> Summary:
 
 def series(records: Records, name: str, overtaken: bool = False, most: int = MOST_POINTS) -> list[Point]:
     """A curve of at most `most` points: the lineage, or (overtaken) the steps that a resume left behind."""
-    points = [(s, at, v) for s, at, v in records.series(name, max_points=most, lineage_only=not overtaken)]
+    points = records.series(name, max_points=most, lineage_only=not overtaken)
     if overtaken:
-        ranges = {segment: (first, last) for segment, first, last in records.lineage()}
-        points = [p for p in points if not _within(p[1], ranges.get(p[0]))]
-    return points
+        kept = {segment: (first, last) for segment, first, last in records.lineage()}
+        points = [point for point in points if not _within(point[1], kept.get(point[0]))]
+    return (
+        points[:: -(-len(points) // most)] if len(points) > most else points
+    )  # hundreds of segments, each with its few
 
 
 def resume_steps(records: Records) -> list[int]:
-    """Steps at which a later segment of the lineage begins."""
-    return [first for _, first, _ in records.lineage()[1:]]
+    """Steps whose weights a later segment of the lineage began with; its own first step is one later."""
+    return [first - 1 for _, first, _ in records.lineage()[1:]]
 
 
 def cells(records: Records, task: str) -> list[Cell]:

@@ -1,10 +1,10 @@
 """Causal self-attention with rotary positions, grouped-query heads and a KV cache, each step at its hook point.
 
-`fused` is one QKV product and scaled-dot-product attention; `unfused` spells out every activation, in HookedTransformer
+`fused` is one QKV product and scaled-dot-product attention; `forward` spells out every activation, in HookedTransformer
 3.9's order of operations, bit for bit. The block decides which of the two runs.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -106,6 +106,20 @@ class Attention(nn.Module):
         """W_K, b_K, W_V, b_V as they are stored, with key-value heads."""
         return self.W_K, self.b_K, self.W_V, self.b_V
 
+    @property
+    def QK(self) -> Any:
+        """The query-key circuit of every head, a FactoredMatrix [head, d_model, d_model] (destination, source)."""
+        from transformer_lens import FactoredMatrix
+
+        return FactoredMatrix(self.W_Q, self.W_K.transpose(-2, -1))
+
+    @property
+    def OV(self) -> Any:
+        """The output-value circuit of every head, a FactoredMatrix [head, d_model, d_model]."""
+        from transformer_lens import FactoredMatrix
+
+        return FactoredMatrix(self.W_V, self.W_O)
+
     def fused(
         self, x: Float[Tensor, "batch pos d_model"], layer: int, cache: KeyValueCache | None
     ) -> Float[Tensor, "batch pos d_model"]:
@@ -127,7 +141,7 @@ class Attention(nn.Module):
         )
         return F.linear(rearrange(z, "b h p k -> b p (h k)"), rearrange(self.W_O, "h k d -> d (h k)"))
 
-    def unfused(
+    def forward(
         self,
         query_input: Tensor,  # [batch, pos, d_model], or [batch, pos, head, d_model] with split inputs
         key_input: Tensor,
@@ -156,7 +170,7 @@ class Attention(nn.Module):
         z = self.hook_z(rearrange(pattern @ rearrange(v, "b p h k -> b h p k"), "b h q k -> b q h k"))
         if self.cfg.use_attn_result:
             result = self.hook_result((z[..., None] * self.W_O).sum(-2))
-            return result.sum(2) + self.b_O
+            return torch.add(result.sum(2), self.b_O)
         weight = rearrange(self.W_O, "h k d -> d (h k)").contiguous()
         return F.linear(rearrange(z, "b p h k -> b p (h k)"), weight, self.b_O)
 

@@ -35,6 +35,12 @@ def listened(*points: nn.Module) -> bool:
     )
 
 
+def hooked(point: nn.Module) -> bool:
+    """True if this has a hook of its own, by TransformerLens or torch; nnsight shadows every module, meant or not."""
+    hooks = (point._forward_hooks, point._backward_hooks, point._forward_pre_hooks, point._backward_pre_hooks)
+    return any(hooks)
+
+
 class RMSNorm(nn.Module):
     def __init__(self, cfg: GPTConfig) -> None:
         super().__init__()
@@ -43,7 +49,7 @@ class RMSNorm(nn.Module):
         self.hook_scale = HookPoint()  # [batch, pos, 1]
         self.hook_normalized = HookPoint()  # [batch, pos, d_model], before the gain w
 
-    def forward(self, x: Float[Tensor, "... d_model"], fused: bool) -> Float[Tensor, "... d_model"]:
+    def forward(self, x: Float[Tensor, "... d_model"], fused: bool = False) -> Float[Tensor, "... d_model"]:
         if fused:
             return F.rms_norm(x, x.shape[-1:], self.w, self.eps)
         dtype = x.dtype
@@ -69,7 +75,7 @@ class MLP(nn.Module):
         self.hook_pre_linear = HookPoint()  # [batch, pos, d_mlp], the other factor
         self.hook_post = HookPoint()  # [batch, pos, d_mlp]
 
-    def forward(self, x: Float[Tensor, "batch pos d_model"], fused: bool) -> Float[Tensor, "batch pos d_model"]:
+    def forward(self, x: Float[Tensor, "batch pos d_model"], fused: bool = False) -> Float[Tensor, "batch pos d_model"]:
         if fused:
             return F.linear(F.silu(F.linear(x, self.W_gate.T)) * F.linear(x, self.W_in.T), self.W_out.T)
         pre = self.hook_pre(F.linear(x, self.W_gate.T.contiguous()))
@@ -79,6 +85,8 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
+    hook_out_is_single_residual_stream = True  # asked by the logit lens of transformer-lens 4.x
+
     def __init__(self, cfg: GPTConfig, rotary: Rotary, index: int) -> None:
         super().__init__()
         self.cfg, self.index, self.force_unfused = cfg, index, False
@@ -137,18 +145,23 @@ class Block(nn.Module):
             shared = self.hook_attn_in(repeat(resid_pre, "b p d -> b p h d", h=heads).clone())
         if not self.cfg.use_split_qkv_input:
             normalized = self.ln1(shared, False)
-            return self.attn.unfused(normalized, normalized, normalized, self.index, cache, padding)
+            return self._attend(normalized, normalized, normalized, cache, padding)
         inputs = (
             hook(repeat(resid_pre, "b p d -> b p h d", h=n).clone())
             for hook, n in ((self.hook_q_input, heads), (self.hook_k_input, kv_heads), (self.hook_v_input, kv_heads))
         )
         q, k, v = (self.ln1(x, False) for x in inputs)  # three times: each may have been edited differently
-        return self.attn.unfused(q, k, v, self.index, cache, padding)
+        return self._attend(q, k, v, cache, padding)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, cache: KeyValueCache | None, padding: Padding | None) -> Tensor:
+        # A call of the module, not of its forward: a torch hook on the whole of `attn` fires too.
+        attended: Tensor = self.attn(q, k, v, self.index, cache, padding)
+        return attended
 
     def _refuse_deaf_hooks(self) -> None:
         for option, points in self.opt_in().items():
             for point in points:
-                if not getattr(self.cfg, option) and (point._forward_hooks or point._backward_hooks):
+                if not getattr(self.cfg, option) and hooked(point):
                     raise HookNotEnabled(
                         f"{point.name} does not fire unless the model is set to: model.set_{option}(True)."
                     )
@@ -192,7 +205,7 @@ class Unembed(nn.Module):
         assert weight is not None
         return weight
 
-    def forward(self, x: Float[Tensor, "batch pos d_model"], fused: bool) -> Float[Tensor, "batch pos d_vocab"]:
+    def forward(self, x: Float[Tensor, "batch pos d_model"], fused: bool = False) -> Float[Tensor, "batch pos d_vocab"]:
         if fused:
             return F.linear(x, self.W_U.T)
         logits: Tensor = self.hook_out(F.linear(self.hook_in(x), self.W_U.T.contiguous(), self.b_U))

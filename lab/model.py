@@ -22,18 +22,9 @@ from torch import Tensor, nn
 from transformer_lens import ActivationCache, HookedRootModule
 from transformer_lens.hook_points import HookPoint
 
-from lab.blocks import (
-    Block,
-    Embed,
-    GPTConfig,
-    HookNotEnabled,
-    KeyValueCache,
-    Padding,
-    RMSNorm,
-    Rotary,
-    Unembed,
-    listened,
-)
+from lab.attention import KeyValueCache, Padding, Rotary
+from lab.blocks import Block, Embed, HookNotEnabled, RMSNorm, Unembed, hooked, listened
+from lab.shape import GPTConfig
 from lab.surface import HookedSurface
 
 __all__ = ["GPT", "GPTConfig", "HookNotEnabled", "KeyValueCache", "Output"]
@@ -128,9 +119,11 @@ class GPT(HookedSurface, HookedRootModule):
             input = tokens
         resid: Tensor
         if start_at_layer is None:
-            tokens = input
+            tokens = input[None] if input.ndim == 1 else input
             if self.cfg.use_hook_tokens:
                 tokens = self.hook_tokens(tokens)
+            elif hooked(self.hook_tokens):
+                self.check_hooks_to_add(self.hook_tokens, "hook_tokens")
             resid = self.hook_embed(self.embed(tokens))
         else:
             resid = input
@@ -188,11 +181,26 @@ class GPT(HookedSurface, HookedRootModule):
         ) if return_cache_object else cache
 
     def get_caching_hooks(self, names_filter: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """As in HookedRootModule; without a filter, everything that can fire with the options set."""
-        if names_filter is None:
+        """As in HookedRootModule, of what can fire with the options set; a name that cannot is refused."""
+        return super().get_caching_hooks(self._firing(names_filter), *args, **kwargs)
+
+    def add_caching_hooks(self, names_filter: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As in HookedRootModule, of what can fire with the options set; a name that cannot is refused."""
+        return super().add_caching_hooks(self._firing(names_filter), *args, **kwargs)
+
+    def _firing(self, names_filter: Any) -> Any:
+        """The filter without points that are off; a name that was given outright stays, to be refused."""
+        if names_filter is None or callable(names_filter):
             deaf = self.deaf_points()
-            names_filter = [name for name in self.hook_dict if name not in deaf]
-        return super().get_caching_hooks(names_filter, *args, **kwargs)
+            return [n for n in self.hook_dict if n not in deaf and (names_filter is None or names_filter(n))]
+        return names_filter
+
+    def _enable_hook(self, name: Any, hook: Callable[..., Any], dir: Any) -> None:
+        if callable(name):  # a predicate means "of those that fire": "every hook" must not demand every option
+            chosen = self._firing(name)
+            super()._enable_hook(lambda candidate: candidate in chosen, hook, dir)
+        else:
+            super()._enable_hook(name, hook, dir)
 
     def _enable_hook_with_name(self, name: str, hook: Callable[..., Any], dir: Any) -> None:
         self.check_hooks_to_add(self.mod_dict.get(name), name, hook)

@@ -109,6 +109,23 @@ class HookedSurface:
 
         return FactoredMatrix(self.W_V, self.W_O)
 
+    def all_composition_scores(self, mode: str) -> Float[Tensor, "layer head layer head"]:
+        """How much each later head's query, key or value input reads what an earlier head wrote, 0 for other pairs.
+
+        Frobenius norm of the product over the norms of its factors (A Mathematical Framework for Transformer Circuits).
+
+        Raises:
+            ValueError: the mode is not "Q", "K" or "V".
+        """
+        from transformer_lens.utilities import composition_scores
+
+        if mode not in ("Q", "K", "V"):
+            raise ValueError(f'mode = {mode!r}: use "Q", "K" or "V".')
+        right = {"Q": self.QK, "K": self.QK.T, "V": self.OV}[mode]
+        scores: Tensor = composition_scores(self.OV, right, broadcast_dims=True)
+        layer = torch.arange(self.cfg.n_layers, device=scores.device)
+        return torch.where((layer[:, None] < layer)[:, None, :, None], scores, torch.zeros_like(scores))
+
     # --- directions ------------------------------------------------------------------------------------------------
 
     def accumulated_bias(
@@ -130,11 +147,12 @@ class HookedSurface:
         """The direction of the final residual stream that raises each token's logit: its column of W_U.
 
         Args:
-            tokens: ids of any shape, one id, or text that is a single token.
+            tokens: ids of any shape, one id (also as a tensor of one), or text that is a single token.
         """
         if isinstance(tokens, str):
             tokens = self.to_single_token(tokens)
         ids = torch.as_tensor(tokens, device=self.W_U.device)
+        ids = ids.reshape(()) if ids.numel() == 1 else ids  # one token is one direction, whatever its axes
         directions: Tensor = self.W_U.T[ids]
         return directions
 
@@ -165,7 +183,8 @@ class HookedSurface:
 
     def padding_mask(self, tokens: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
         """1 where a token is real, 0 where it is padding."""
-        return (tokens != self._needs_tokenizer().pad).long()
+        mask: Tensor = (tokens != self._needs_tokenizer().pad).long()
+        return mask
 
     def to_string(self, tokens: Any) -> str | list[str]:
         """The text of ids of shape [pos] (a string) or [batch, pos] (a list of strings)."""

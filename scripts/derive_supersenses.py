@@ -24,66 +24,60 @@ from pathlib import Path
 from probes.layers.words import FUNCTION_WORDS, UNCLASSED_WORDS
 
 # lexnames(5WN): the number in the second column of data.* names the lexicographer file.
-LEXNAMES = (
-    "adj.all adj.pert adv.all noun.Tops noun.act noun.animal noun.artifact noun.attribute noun.body noun.cognition "
-    "noun.communication noun.event noun.feeling noun.food noun.group noun.location noun.motive noun.object noun.person "
-    "noun.phenomenon noun.plant noun.possession noun.process noun.quantity noun.relation noun.shape noun.state "
-    "noun.substance noun.time verb.body verb.change verb.cognition verb.communication verb.competition "
-    "verb.consumption verb.contact verb.creation verb.emotion verb.motion verb.perception verb.possession verb.social "
-    "verb.stative verb.weather adj.ppl"
-).split()
+_LEXNAMES = """
+    adj.all adj.pert adv.all noun.Tops noun.act noun.animal noun.artifact noun.attribute noun.body
+    noun.cognition noun.communication noun.event noun.feeling noun.food noun.group noun.location noun.motive
+    noun.object noun.person noun.phenomenon noun.plant noun.possession noun.process noun.quantity noun.relation
+    noun.shape noun.state noun.substance noun.time verb.body verb.change verb.cognition verb.communication
+    verb.competition verb.consumption verb.contact verb.creation verb.emotion verb.motion verb.perception
+    verb.possession verb.social verb.stative verb.weather adj.ppl
+"""
+LEXNAMES = _LEXNAMES.split()
 PARTS_OF_SPEECH = ("noun", "verb", "adj", "adv")
 PLAIN_WORD = re.compile(r"[a-z]{3,}")
 VOWELS = "aeiou"
 
-IRREGULAR_PLURALS = dict(
-    pair.split(":")
-    for pair in (
-        "man:men woman:women child:children foot:feet tooth:teeth goose:geese mouse:mice louse:lice ox:oxen "
-        "person:people die:dice penny:pence knife:knives life:lives wife:wives leaf:leaves half:halves self:selves "
-        "shelf:shelves wolf:wolves thief:thieves loaf:loaves calf:calves elf:elves sheaf:sheaves scarf:scarves "
-        "hoof:hooves wharf:wharves crisis:crises basis:bases thesis:theses analysis:analyses hypothesis:hypotheses "
-        "axis:axes oasis:oases phenomenon:phenomena criterion:criteria datum:data medium:media stratum:strata "
-        "bacterium:bacteria memorandum:memoranda index:indices appendix:appendices matrix:matrices vertex:vertices "
-        "cactus:cacti fungus:fungi nucleus:nuclei radius:radii stimulus:stimuli alumnus:alumni formula:formulae "
-        "larva:larvae antenna:antennae brother:brethren"
-    ).split()
-)
+_PLURALS = """
+    man:men woman:women child:children foot:feet tooth:teeth goose:geese mouse:mice louse:lice ox:oxen
+    person:people die:dice penny:pence knife:knives life:lives wife:wives leaf:leaves half:halves self:selves
+    shelf:shelves wolf:wolves thief:thieves loaf:loaves calf:calves elf:elves sheaf:sheaves scarf:scarves
+    hoof:hooves wharf:wharves crisis:crises basis:bases thesis:theses analysis:analyses hypothesis:hypotheses
+    axis:axes oasis:oases phenomenon:phenomena criterion:criteria datum:data medium:media stratum:strata
+    bacterium:bacteria memorandum:memoranda index:indices appendix:appendices matrix:matrices vertex:vertices
+    cactus:cacti fungus:fungi nucleus:nuclei radius:radii stimulus:stimuli alumnus:alumni formula:formulae
+    larva:larvae antenna:antennae brother:brethren
+"""
+IRREGULAR_PLURALS = dict(pair.split(":") for pair in _PLURALS.split())
 # base:past:participle, where the regular rule would be wrong; the -s and -ing forms are regular.
-IRREGULAR_VERBS = {
-    base: (past, participle)
-    for base, past, participle in (
-        triple.split(":")
-        for triple in (
-            "arise:arose:arisen awake:awoke:awoken bear:bore:borne beat:beat:beaten become:became:become "
-            "begin:began:begun bend:bent:bent bet:bet:bet bind:bound:bound bite:bit:bitten bleed:bled:bled "
-            "blow:blew:blown break:broke:broken breed:bred:bred bring:brought:brought build:built:built "
-            "burn:burnt:burnt burst:burst:burst buy:bought:bought cast:cast:cast catch:caught:caught "
-            "choose:chose:chosen cling:clung:clung come:came:come cost:cost:cost creep:crept:crept cut:cut:cut "
-            "deal:dealt:dealt dig:dug:dug draw:drew:drawn dream:dreamt:dreamt drink:drank:drunk drive:drove:driven "
-            "eat:ate:eaten fall:fell:fallen feed:fed:fed feel:felt:felt fight:fought:fought find:found:found "
-            "flee:fled:fled fling:flung:flung fly:flew:flown forbid:forbade:forbidden forget:forgot:forgotten "
-            "forgive:forgave:forgiven freeze:froze:frozen get:got:gotten give:gave:given go:went:gone grind:ground:ground "
-            "grow:grew:grown hang:hung:hung hear:heard:heard hide:hid:hidden hit:hit:hit hold:held:held hurt:hurt:hurt "
-            "keep:kept:kept kneel:knelt:knelt know:knew:known lay:laid:laid lead:led:led leap:leapt:leapt "
-            "learn:learnt:learnt leave:left:left lend:lent:lent let:let:let lie:lay:lain light:lit:lit lose:lost:lost "
-            "make:made:made mean:meant:meant meet:met:met pay:paid:paid prove:proved:proven put:put:put quit:quit:quit "
-            "read:read:read rid:rid:rid ride:rode:ridden ring:rang:rung rise:rose:risen run:ran:run say:said:said "
-            "see:saw:seen seek:sought:sought sell:sold:sold send:sent:sent set:set:set sew:sewed:sewn "
-            "shake:shook:shaken shed:shed:shed shine:shone:shone shoot:shot:shot show:showed:shown shrink:shrank:shrunk "
-            "shut:shut:shut sing:sang:sung sink:sank:sunk sit:sat:sat sleep:slept:slept slide:slid:slid sling:slung:slung "
-            "slit:slit:slit smell:smelt:smelt sow:sowed:sown speak:spoke:spoken speed:sped:sped spell:spelt:spelt "
-            "spend:spent:spent spill:spilt:spilt spin:spun:spun spit:spat:spat split:split:split spoil:spoilt:spoilt "
-            "spread:spread:spread spring:sprang:sprung stand:stood:stood steal:stole:stolen stick:stuck:stuck "
-            "sting:stung:stung stink:stank:stunk stride:strode:stridden strike:struck:stricken string:strung:strung "
-            "strive:strove:striven swear:swore:sworn sweep:swept:swept swell:swelled:swollen swim:swam:swum "
-            "swing:swung:swung take:took:taken teach:taught:taught tear:tore:torn tell:told:told think:thought:thought "
-            "throw:threw:thrown thrust:thrust:thrust tread:trod:trodden understand:understood:understood "
-            "undertake:undertook:undertaken wake:woke:woken wear:wore:worn weave:wove:woven weep:wept:wept win:won:won "
-            "wind:wound:wound withdraw:withdrew:withdrawn wring:wrung:wrung write:wrote:written overcome:overcame:overcome"
-        ).split()
-    )
-}
+_VERBS = """
+    arise:arose:arisen awake:awoke:awoken bear:bore:borne beat:beat:beaten become:became:become
+    begin:began:begun bend:bent:bent bet:bet:bet bind:bound:bound bite:bit:bitten bleed:bled:bled
+    blow:blew:blown break:broke:broken breed:bred:bred bring:brought:brought build:built:built burn:burnt:burnt
+    burst:burst:burst buy:bought:bought cast:cast:cast catch:caught:caught choose:chose:chosen cling:clung:clung
+    come:came:come cost:cost:cost creep:crept:crept cut:cut:cut deal:dealt:dealt dig:dug:dug draw:drew:drawn
+    dream:dreamt:dreamt drink:drank:drunk drive:drove:driven eat:ate:eaten fall:fell:fallen feed:fed:fed
+    feel:felt:felt fight:fought:fought find:found:found flee:fled:fled fling:flung:flung fly:flew:flown
+    forbid:forbade:forbidden forget:forgot:forgotten forgive:forgave:forgiven freeze:froze:frozen get:got:gotten
+    give:gave:given go:went:gone grind:ground:ground grow:grew:grown hang:hung:hung hear:heard:heard
+    hide:hid:hidden hit:hit:hit hold:held:held hurt:hurt:hurt keep:kept:kept kneel:knelt:knelt know:knew:known
+    lay:laid:laid lead:led:led leap:leapt:leapt learn:learnt:learnt leave:left:left lend:lent:lent let:let:let
+    lie:lay:lain light:lit:lit lose:lost:lost make:made:made mean:meant:meant meet:met:met pay:paid:paid
+    prove:proved:proven put:put:put quit:quit:quit read:read:read rid:rid:rid ride:rode:ridden ring:rang:rung
+    rise:rose:risen run:ran:run say:said:said see:saw:seen seek:sought:sought sell:sold:sold send:sent:sent
+    set:set:set sew:sewed:sewn shake:shook:shaken shed:shed:shed shine:shone:shone shoot:shot:shot
+    show:showed:shown shrink:shrank:shrunk shut:shut:shut sing:sang:sung sink:sank:sunk sit:sat:sat
+    sleep:slept:slept slide:slid:slid sling:slung:slung slit:slit:slit smell:smelt:smelt sow:sowed:sown
+    speak:spoke:spoken speed:sped:sped spell:spelt:spelt spend:spent:spent spill:spilt:spilt spin:spun:spun
+    spit:spat:spat split:split:split spoil:spoilt:spoilt spread:spread:spread spring:sprang:sprung
+    stand:stood:stood steal:stole:stolen stick:stuck:stuck sting:stung:stung stink:stank:stunk
+    stride:strode:stridden strike:struck:stricken string:strung:strung strive:strove:striven swear:swore:sworn
+    sweep:swept:swept swell:swelled:swollen swim:swam:swum swing:swung:swung take:took:taken teach:taught:taught
+    tear:tore:torn tell:told:told think:thought:thought throw:threw:thrown thrust:thrust:thrust
+    tread:trod:trodden understand:understood:understood undertake:undertook:undertaken wake:woke:woken
+    wear:wore:worn weave:wove:woven weep:wept:wept win:won:won wind:wound:wound withdraw:withdrew:withdrawn
+    wring:wrung:wrung write:wrote:written overcome:overcame:overcome
+"""
+IRREGULAR_VERBS = {base: tuple(forms) for base, *forms in (triple.split(":") for triple in _VERBS.split())}
 
 
 def plurals(noun: str) -> Iterator[str]:

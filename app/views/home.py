@@ -6,6 +6,7 @@ import streamlit as st
 
 from app import header, queries
 from app.queries import Opened
+from lab.run import default_root
 
 SPARK_POINTS = 120
 
@@ -32,20 +33,18 @@ def _newest(opened: Opened) -> None:
     if summary.problem or opened.records is None:
         header.complain(summary.problem or "This run cannot be read.")
         return
+    of = f" of {summary.steps:,}" if summary.steps else ""
     cards = (
+        (f"Step{of}", "", header.number(summary.step, ",d")),
         ("Training loss, nats per token", "train/loss", header.number(summary.loss)),
         ("Validation, bits per byte", "validation/bits_per_byte", header.number(summary.bits_per_byte)),
         ("Tokens per second", "train/tokens_per_second", header.number(summary.tokens_per_second, ",.0f")),
     )
-    of = f" of {summary.steps:,}" if summary.steps else ""
-    columns = st.columns(4)
-    with columns[0]:
-        done = [point[1] for point in queries.series(opened.records, "train/loss", most=SPARK_POINTS)]
-        st.metric(
-            f"Step{of}", header.number(summary.step, ",d"), chart_data=done or None, border=True, height="stretch"
-        )
-    for column, (label, name, value) in zip(columns[1:], cards, strict=True):
-        history = [point[2] for point in queries.series(opened.records, name, most=SPARK_POINTS)]
+    loss = queries.series(opened.records, "train/loss", most=SPARK_POINTS)
+    histories = [[float(step) for _, step, _ in loss], [value for _, _, value in loss]]
+    for _, name, _ in cards[2:]:
+        histories.append([value for _, _, value in queries.series(opened.records, name, most=SPARK_POINTS)])
+    for column, (label, _, value), history in zip(st.columns(4), cards, histories, strict=True):
         with column:
             st.metric(label, value, chart_data=history or None, border=True, height="stretch")
     if summary.step is None:
@@ -53,7 +52,7 @@ def _newest(opened: Opened) -> None:
 
 
 def _all_runs() -> None:
-    root = queries.runs_root()
+    root = default_root()
     st.subheader("Runs")
     found = [queries.summarise(header.open_cached(root / name)) for name in queries.run_names(root)]
     states = {state: words for state, (words, _) in header.BADGES.items()}
@@ -77,6 +76,7 @@ def _all_runs() -> None:
     st.dataframe(
         table,
         hide_index=True,
+        placeholder="–",
         width="stretch",
         column_config={
             "State": st.column_config.MultiselectColumn(
@@ -103,6 +103,7 @@ def _what_happened(opened: Opened) -> None:
     st.dataframe(
         table,
         hide_index=True,
+        placeholder="–",
         width="stretch",
         column_config={"When": st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm:ss")},
     )

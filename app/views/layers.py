@@ -13,6 +13,7 @@ from app.queries import Opened
 from lab.records import Records
 
 NEWEST = "newest"
+Version = tuple[str, int, int, int, float | None]  # identity of the run, steps with readings, last write
 
 
 @header.in_words
@@ -23,24 +24,19 @@ def page() -> None:
     if not tasks or not steps:
         st.info("This run has no probe readings yet. They come with the first visit of its probing attachment.")
         return
-    lexical = _lexical(*queries.identity(opened.path), len(steps), tuple(tasks), records)
+    version = (*queries.identity(opened.path), len(steps), records.last_write_at())  # what is written changes no more
+    lexical = _lexical(version, tuple(tasks), records)
     _keep("task", tasks, tasks[0])
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        task = st.selectbox(
-            "Task",
-            tasks,
-            key="task",
-            bind="query-params",
-            format_func=_label,
-            width=420,
-        )
+        task = st.selectbox("Task", tasks, key="task", bind="query-params", width=420)  # as in tables and commands
+        st.text(figures.task_title(task))
         if task in lexical:
             st.badge(
                 "lexical",
                 color="orange",
                 help="Layer 0 already has it: it says something about the words, not the layers.",
             )
-    cells = _cells(*queries.identity(opened.path), len(steps), task, records)
+    cells = _cells(version, task, records)
     if not cells:
         st.info("No readings of this task yet.")
         return
@@ -60,11 +56,7 @@ def page() -> None:
     step = int(notches[-1] if notch == NEWEST else notch)
     if header.state_of(opened) in header.LIVE_STATES:
         st.fragment(_watch, run_every=header.LIVE)(opened, len(steps), notch == NEWEST)
-    _draw(task, task in lexical, cells, step, layer)
-
-
-def _label(task: str) -> str:
-    return f"{figures.task_title(task)} ({task})" if task in figures.TASKS else task
+    _draw(task, task in lexical, cells, step, int(layer))
 
 
 def _draw(task: str, lexical: bool, cells: list[Cell], step: int, layer: int) -> None:
@@ -114,14 +106,17 @@ def _say(cells: list[Cell], step: int, layer: int) -> None:
     )
 
 
+def chosen_cell(points: list[Any]) -> tuple[int, int] | None:
+    """Step and layer of the clicked marker; None for an empty selection."""
+    return (int(points[0]["customdata"][0]), int(points[0]["customdata"][1])) if points else None
+
+
 def _clicked() -> None:
     """The clicked cell becomes the view. A second click on the same cell arrives as an empty selection."""
-    points: list[Any] = st.session_state["map"]["selection"]["points"]
-    if points:
-        st.session_state["last cell"] = [int(at) for at in points[0]["customdata"][:2]]
-    if "last cell" in st.session_state:
-        step, layer = st.session_state["last cell"]
-        st.session_state["step"], st.session_state["layer"] = str(step), str(layer)
+    cell = chosen_cell(st.session_state["map"]["selection"]["points"]) or st.session_state.get("last cell")
+    if cell:
+        st.session_state["last cell"] = cell
+        st.session_state["step"], st.session_state["layer"] = str(cell[0]), str(cell[1])
 
 
 def _keep(key: str, options: list[str], otherwise: str) -> None:
@@ -142,10 +137,10 @@ def _watch(opened: Opened, known: int, follow: bool) -> None:
 
 
 @st.cache_data(max_entries=32, show_spinner=False)
-def _cells(path: str, inode: int, known_steps: int, task: str, _records: Records) -> list[Cell]:
+def _cells(version: Version, task: str, _records: Records) -> list[Cell]:
     return queries.cells(_records, task)
 
 
 @st.cache_data(max_entries=32, show_spinner=False)
-def _lexical(path: str, inode: int, known_steps: int, tasks: tuple[str, ...], _records: Records) -> set[str]:
+def _lexical(version: Version, tasks: tuple[str, ...], _records: Records) -> set[str]:
     return queries.lexical_tasks(_records, tasks)

@@ -1,11 +1,22 @@
 """Training: curves over steps, live, with segments and the places where training was resumed."""
 
+from typing import NamedTuple
+
 import streamlit as st
 
 from app import curves, header, queries
 from app.queries import Opened
 
 MOST_SMOOTHING = 0.98
+LIVE_POINTS = (1000, 500)  # a point a pixel, of the wide curve and of the others: half the cost of a refresh
+
+
+class Look(NamedTuple):
+    """How the curves are to be drawn."""
+
+    weight: float
+    log: bool
+    overtaken: bool
 
 
 @header.in_words
@@ -29,34 +40,41 @@ def page() -> None:
         )  # fmt: skip
         more = st.multiselect("More curves", others, key="more", width=360) if others else []
     refresh = header.LIVE if live and header.state_of(opened) in header.LIVE_STATES else None
-    st.fragment(_curves, run_every=refresh)(opened, usual + more, weight, log, overtaken)
+    st.fragment(_curves, run_every=refresh)(opened, usual + more, weight, log, overtaken, refresh is not None)
     st.caption(
-        f"At most {queries.MOST_POINTS:,} points a curve: of a longer one the smallest and the largest value of each stretch. "
-        "Dashed vertical lines: training was resumed. Drag to pan, pinch or Ctrl + wheel to zoom, double-click to reset."
+        f"At most {queries.MOST_POINTS:,} points a curve ({LIVE_POINTS[0]:,} while live): of a longer one, the smallest and the largest value of each "
+        "stretch. Dashed vertical lines: training was resumed. Drag to pan, pinch or Ctrl + wheel to zoom, double-click "
+        "to reset."
     )
 
 
 @header.in_words
-def _curves(opened: Opened, names: list[str], weight: float, log: bool, overtaken: bool) -> None:
-    assert opened.records is not None
-    _curve(opened, names[:1], weight, log, overtaken, height=300)
+def _curves(opened: Opened, names: list[str], weight: float, log: bool, overtaken: bool, live: bool) -> None:
+    wide, narrow = LIVE_POINTS if live else (queries.MOST_POINTS, queries.MOST_POINTS)
+    look = Look(weight, log, overtaken)
+    _curve(opened, names[:1], look, wide, height=320, first=True)
     left, right = st.columns(2)
     for side, some in ((left, names[1::2]), (right, names[2::2])):
         with side:
-            _curve(opened, some, weight, log, overtaken, height=200)
+            _curve(opened, some, look, narrow, height=230, first=False)
 
 
-def _curve(opened: Opened, names: list[str], weight: float, log: bool, overtaken: bool, height: int) -> None:
+def _curve(opened: Opened, names: list[str], look: Look, most: int, height: int, first: bool) -> None:
     assert opened.records is not None
+    resumes = queries.resume_steps(opened.records)
     for name in names:
-        points = queries.series(opened.records, name)
+        points = queries.series(opened.records, name, most=most)
         # a few evaluations, or a schedule, are no noise: smoothing them would only move them
-        weight_here = weight if len(points) > 30 and name != "train/lr" else 0.0
-        left_behind = queries.series(opened.records, name, overtaken=True) if overtaken else []
+        weight = look.weight if len(points) > 30 and name != "train/lr" else 0.0
+        left_behind = queries.series(opened.records, name, overtaken=True, most=most) if look.overtaken else []
+        legend = first and len({segment for segment, _, _ in points}) > 1
+        st.text(curves.heading(name, points))  # not Markdown: a name may come out of a stranger's database
         st.vega_lite_chart(
-            curves.rows(points, queries.resume_steps(opened.records), left_behind, weight_here, log),
-            curves.specification(name, weight_here > 0, log, height),
+            curves.rows(points, resumes, left_behind, weight, look.log),
+            curves.specification(name, weight > 0, look.log, height, legend, bool(left_behind)),
             width="stretch",
             key=f"curve {name}",
-            alt=curves.describe(name, points),
+            on_select="rerun",  # a zoom that Python does not know of is cleared as soon as the rows change
+            selection_mode=curves.ZOOM,
+            alt=curves.describe(name),
         )

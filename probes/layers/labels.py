@@ -86,7 +86,7 @@ class ProbeSet:
     @property
     def sha256(self) -> str:
         """Over everything that a probe sees (text, tokens, positions, labels), not over the counts of what was dropped."""
-        content = [self.sentences, self.tokens, self.word_sentence, self.word_position]
+        content: list[Any] = [self.sentences, self.tokens, self.word_sentence, self.word_position]
         content += [[name, self.classes[name], self.labels[name]] for name in sorted(self.labels)]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
@@ -131,8 +131,10 @@ def build(
                 continue
             word_sentence.append(index)
             word_position.append(last + 1)
-            for label, (family, target) in _sources(word, following).items():
-                names[label].append(None if target is None else family(target))
+            names["class.current"].append(word_class(word))
+            names["class.next"].append(following and word_class(following))
+            names["supersense.current"].append(supersense(word))
+            names["supersense.next"].append(following and supersense(following))
     classes = {
         label: tuple(sorted({name for other in _same_family(label) for name in names[other] if name is not None}))
         for label in LABELS
@@ -280,7 +282,7 @@ def split_sentences(document: str) -> Iterator[str]:
 def _paragraphs(document: str) -> Iterator[str]:
     lines = [line.strip() for line in document.splitlines()]
     lengths = [len(line) for line in lines if line]
-    wrapped = len(lengths) >= 8 and max(lengths) <= 100 and sum(50 <= n for n in lengths) > len(lengths) / 2
+    wrapped = len(lengths) >= 8 and max(lengths) <= 100 and sum(n >= 50 for n in lengths) > len(lengths) / 2
     if not wrapped:
         yield from (line for line in lines if line)
         return
@@ -301,7 +303,8 @@ def _candidates(
     ordered = sorted((_digest(seed, document), document) for document in set(documents))
     seen: set[str] = set()
     candidates: list[tuple[int, str, str, str]] = []
-    for digest, document in ordered:
+    for _, document in ordered:
+        name = hashlib.sha256(document.encode("utf-8", "surrogatepass")).hexdigest()[:16]
         own: list[tuple[int, str, str, str]] = []
         for text in split_sentences(document):
             words = [text[start:end] for start, end, labelled in find_words(text) if labelled]
@@ -314,7 +317,7 @@ def _candidates(
                 continue
             seen.add(key)
             rank = -min(2, sum(supersense(word) is not None for word in words))
-            own.append((rank, _digest(seed, text), text, digest[:16]))
+            own.append((rank, _digest(seed, text), text, name))
         candidates += sorted(own)[:_PER_DOCUMENT]
         if len(candidates) >= _POOL * sentences:
             break
@@ -348,35 +351,25 @@ def _aligned(
     for token, (start, end) in enumerate(spans):
         while first < len(words) and words[first][1] <= start:
             first += 1
-        index = first
-        while index < len(words) and words[index][0] < end:
-            holders[token].append(index)
-            index += 1
-    last_token = {index: token for token, held in enumerate(holders) for index in held}
+        held = first
+        while held < len(words) and words[held][0] < end and start < end:
+            holders[token].append(held)
+            held += 1
+    last_token = {index: token for token, indices in enumerate(holders) for index in indices}
     for index, (start, end, labelled) in enumerate(words):
         if not labelled:
             continue
-        token = last_token.get(index)
-        if token is None:
+        if (last := last_token.get(index)) is None:
             dropped["words without a token"] += 1
             continue
-        token_start, token_end = spans[token]
+        token_start, token_end = spans[last]
         outside = text[token_start : max(start, token_start)] + text[min(end, token_end) : token_end]
-        if len(holders[token]) > 1 or any(character.isalnum() for character in outside):
+        if len(holders[last]) > 1 or any(character.isalnum() for character in outside):
             dropped["words sharing their last token"] += 1
             continue
-        following = holders[token + 1] if token + 1 < len(spans) else []
+        following = holders[last + 1] if last + 1 < len(spans) else []
         target = words[following[0]] if len(following) == 1 and words[following[0]][2] else None
-        yield token, text[start:end], None if target is None else text[target[0] : target[1]]
-
-
-def _sources(word: str, following: str | None) -> dict[str, tuple[Any, str | None]]:
-    return {
-        "class.current": (word_class, word),
-        "class.next": (word_class, following),
-        "supersense.current": (supersense, word),
-        "supersense.next": (supersense, following),
-    }
+        yield last, text[start:end], None if target is None else text[target[0] : target[1]]
 
 
 def _same_family(label: str) -> Iterable[str]:

@@ -57,19 +57,17 @@ FUNCTION_WORDS: frozenset[str] = frozenset(
 )
 
 # Neither: interjections name nothing and join nothing, and spelled numbers are closed in form and open in number.
-UNCLASSED_WORDS: frozenset[str] = frozenset(
-    """oh ah aw aww hey hi hello hiya bye goodbye ok okay k yes yeah yea yep yup nope nah no lol lmao haha hahaha hehe
+_UNCLASSED = """oh ah aw aww hey hi hello hiya bye goodbye ok okay k yes yeah yea yep yup nope nah lol lmao haha hahaha hehe
     hmm hm mm mmm um uh uhh huh wow whoa ooh ouch oops ugh yay please thanks omg btw eh
     zero two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
-    eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred thousand million billion""".split()
-) - {"no"}
+    eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred thousand million billion"""
+UNCLASSED_WORDS: frozenset[str] = frozenset(_UNCLASSED.split())
 
 # After these a full stop does not end a sentence; a single letter never ends one either.
-ABBREVIATIONS: frozenset[str] = frozenset(
-    """mr mrs ms dr st sr jr rev hon gen col capt lt sgt maj gov pres prof rep sen messrs mme no nos vol vols fig figs
-    art sec ch pp ed eds vs etc eg ie cf al inc ltd co corp dept est approx jan feb mar apr jun jul aug sept sep oct
-    nov dec mt ft u.s e.g i.e a.m p.m""".split()
-)
+_ABBREVIATIONS = """mr mrs ms dr st sr jr rev hon gen col capt lt sgt maj gov pres prof rep sen messrs mme no nos vol vols
+    fig figs art sec ch pp ed eds vs etc eg ie cf al inc ltd co corp dept est approx jan feb mar apr jun jul aug sept sep oct
+    nov dec mt ft u.s e.g i.e a.m p.m"""
+ABBREVIATIONS: frozenset[str] = frozenset(_ABBREVIATIONS.split())
 
 # A clitic is part of no label: "teacher's" is labelled on "teacher".
 CLITICS = ("'s", "'ll", "'ve", "'re", "'d", "'m")

@@ -1,0 +1,44 @@
+# Every target sets itself up first: a fresh machine needs Python 3.11, pip and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install --quiet
+# One thread a test worker: two workers on two cores, and the same sums in the same order everywhere.
+TEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 2 --dist loadgroup
+
+.PHONY: setup demo test test-slow lint bench figures app
+
+setup: $(VENV)/ready
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(PIP) --constraint constraints.txt torch
+	$(PIP) --constraint constraints.txt --editable '.[test]'
+	@if [ "$$(id -u)" = 0 ] && ! command -v chromium >/dev/null && command -v apt-get >/dev/null; then \
+		echo "installing Debian's chromium for the browser tests"; \
+		(apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium) >/dev/null 2>&1 || echo "chromium could not be installed; browser tests will skip"; \
+	fi
+	touch $@
+
+demo: setup
+	$(BIN)/lab demo
+
+test: setup
+	$(TEST) -m "not slow"
+
+test-slow: setup
+	$(TEST) -m slow
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python -m tests.benchmarks.step
+
+figures: setup
+	$(BIN)/python -m tests.figures
+
+app: setup
+	$(BIN)/lab app

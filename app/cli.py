@@ -1,0 +1,338 @@
+"""The `lab` command: one verb a job. Data goes to stdout, everything else to stderr.
+
+Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 stopped by a gate, 130 interrupted. Every heavy import sits inside
+the verb that needs it, so that `lab --help` answers at once.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from lab.run import Run
+
+app = typer.Typer(
+    help="Train a small GPT with its hooks open, and see what its layers hold.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+RunArgument = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run: its path, a unique beginning of its name, or latest.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override, as --set train.steps=2000.")
+]
+StepOption = Annotated[int | None, typer.Option("--step", help="A checkpoint's step (default: the newest).")]
+
+
+def main() -> None:
+    """Run the command line; errors meant for people are printed as one sentence, without a traceback."""
+    from lab.errors import LabError
+
+    try:
+        app(standalone_mode=False)
+    except LabError as error:
+        _say(f"lab: {error}")
+        sys.exit(error.exit_code)
+    except typer.Abort:
+        sys.exit(130)
+    except KeyboardInterrupt:
+        _say("lab: interrupted")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+    except typer.Exit as leave:
+        sys.exit(leave.exit_code)
+    except Exception as error:
+        if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # a usage error of the command line itself
+            _say(f"lab: {error.format_message()}")
+            sys.exit(error.exit_code)
+        raise
+
+
+@app.command()
+def demo(
+    steps: Annotated[int | None, typer.Option(help="Train for fewer or more steps than the preset.")] = None,
+    set_: SetOption = None,
+    name: Annotated[str | None, typer.Option(help="The run's name.")] = None,
+) -> None:
+    """Train a small model on bundled text, about five minutes on two CPU cores, and show what it learned."""
+    overrides = [*(set_ or []), *([f"train.steps={steps}"] if steps else [])]
+    run, code = _train("demo", None, overrides, name)
+    if code == 0:
+        _show_result(run)
+    raise typer.Exit(code)
+
+
+@app.command()
+def train(
+    preset: Annotated[str | None, typer.Option(help="tiny, demo, laptop or 8gb.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A TOML file over the preset.")] = None,
+    set_: SetOption = None,
+    name: Annotated[str | None, typer.Option(help="The run's name (default: date, preset and four letters).")] = None,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print the resolved configuration and stop.")
+    ] = False,
+) -> None:
+    """Train a new run, its probes attached."""
+    if print_config:
+        from lab.config import load_config
+
+        typer.echo(load_config(preset, config, set_ or []).to_toml(), nl=False)
+        return
+    run, code = _train(preset, config, set_ or [], name)
+    if code == 0:
+        _show_next(run)
+    raise typer.Exit(code)
+
+
+@app.command()
+def resume(
+    run: RunArgument = "latest",
+    from_step: Annotated[
+        int | None, typer.Option("--from", help="Rewind to this checkpoint; later history is kept.")
+    ] = None,
+    extend_to: Annotated[
+        int | None, typer.Option(help="Train on to this step; the schedule is stretched to it.")
+    ] = None,
+    skip_batches: Annotated[int, typer.Option(help="Leave out this many batches first.", min=0)] = 0,
+) -> None:
+    """Go on with a run, bit for bit as if it had never stopped."""
+    from train.__main__ import run_again
+
+    found, outcome = run_again(_find(run), from_step, extend_to, skip_batches)
+    if outcome.exit_code == 0:
+        _show_next(found)
+    raise typer.Exit(outcome.exit_code)
+
+
+@app.command()
+def ls(as_json: JsonOption = False) -> None:
+    """List the runs."""
+    from lab.run import Run, default_root
+
+    rows = [_summary(run) for run in Run.ls(default_root())]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+    elif not rows:
+        _say(f"no runs in {default_root()}. Begin with: lab demo")
+    else:
+        _table(rows, ("name", "state", "step", "loss", "bits_per_byte"))
+
+
+@app.command()
+def status(run: RunArgument = "latest", as_json: JsonOption = False) -> None:
+    """How a run is doing: state, newest numbers, segments, latches, and what its attachments cost."""
+    found = _find(run)
+    values = _summary(found) | _details(found)
+    if as_json:
+        typer.echo(json.dumps(values, indent=1))
+        return
+    for key, value in values.items():
+        if isinstance(value, list):
+            typer.echo(f"{key}:")
+            for row in value:
+                typer.echo("  " + "  ".join(f"{k}={_short(v)}" for k, v in row.items()))
+        elif isinstance(value, dict):
+            typer.echo(f"{key}: " + ", ".join(f"{k} {_short(v)}" for k, v in value.items()))
+        else:
+            typer.echo(f"{key}: {_short(value)}")
+
+
+@app.command()
+def probe(
+    run: RunArgument = "latest",
+    step: StepOption = None,
+    task: Annotated[
+        list[str] | None, typer.Option(help="A task, class.next say; repeat for more (default: all).")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What each layer of a checkpoint holds of word class and meaning, as usable bits per word with intervals."""
+    from train.probing import probe_run
+
+    found = _find(run)
+    readings = probe_run(found, step, task or None)
+    if as_json:
+        typer.echo(json.dumps(readings.to_dict(), indent=1))
+    else:
+        typer.echo(readings.to_text())
+
+
+@app.command()
+def generate(
+    run: RunArgument = "latest",
+    prompt: Annotated[str, typer.Option(help="Text to go on from.")] = "",
+    step: StepOption = None,
+    max_tokens: Annotated[int, typer.Option(help="At most this many tokens.")] = 100,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.8,
+    top_k: Annotated[int, typer.Option(help="Only the k likeliest (0 = all).")] = 0,
+    top_p: Annotated[float, typer.Option(help="Only the likeliest that hold this share.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same text.")] = 0,
+    chat: Annotated[bool, typer.Option("--chat", help="The prompt is a user's message.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Sample text from a checkpoint."""
+    from lab.generate import Generation, Sampling, stream
+
+    found = _find(run)
+    sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    tokenizer, model = found.tokenizer(), found.model(step)
+    ids: str | list[int] = prompt
+    if chat:
+        ids = [*tokenizer.chat([{"role": "user", "content": prompt}])[0], tokenizer.specials["<|assistant|>"]]
+    record = Generation()
+    for piece in stream(model, tokenizer, ids, sampling, record):
+        record.text += piece
+        if not as_json:
+            typer.echo(_printable(piece), nl=False)
+    if as_json:
+        info = found.checkpoint_info(step)
+        values = {"run": found.name, "step": info.step, "prompt": prompt, "seed": seed, "temperature": temperature}
+        typer.echo(json.dumps(values | {"text": record.text, "ids": record.ids, "finish_reason": record.finish_reason}))
+    else:
+        typer.echo("")
+
+
+@app.command("app")
+def app_(
+    runs: Annotated[Path | None, typer.Option(help="The folder of runs (default: $LAB_RUNS, else ./runs).")] = None,
+    port: Annotated[int | None, typer.Option(help="On 127.0.0.1 (default: 8501, or a free one).")] = None,
+    browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
+) -> None:
+    """Open the app: runs, training curves, layer-wise probes."""
+    import webbrowser
+
+    from app.launch import start
+    from lab.run import default_root
+
+    running = start(runs or default_root(), port)
+    _say(f"the app is at {running.url} (Ctrl-C stops it)")
+    try:
+        if browser:
+            webbrowser.open(running.url)
+        code = running.wait()
+    finally:
+        running.stop()
+    raise typer.Exit(code)
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """Check versions, device, disk, the runs folder and whether a run is whole."""
+    from app.doctor import examine
+
+    findings = examine()
+    if as_json:
+        typer.echo(json.dumps([f.__dict__ for f in findings], indent=1))
+    else:
+        for finding in findings:
+            typer.echo(f"{'ok ' if finding.ok else 'NO '} {finding.name}: {finding.text}")
+    raise typer.Exit(0 if all(f.ok for f in findings) else 1)
+
+
+def _train(preset: str | None, config: Path | None, overrides: list[str], name: str | None) -> "tuple[Run, int]":
+    from lab.config import load_config
+    from train.__main__ import run_new
+
+    run, outcome = run_new(load_config(preset, config, overrides), name=name)
+    return run, outcome.exit_code
+
+
+def _find(reference: str) -> "Run":
+    from lab.run import Run, default_root
+
+    return Run.find(reference, default_root())
+
+
+def _summary(run: "Run") -> dict[str, Any]:
+    values: dict[str, Any] = {"name": run.name, "state": run.state(), "path": str(run.path), "step": None}
+    with run.records() as records:
+        for key, metric in (("loss", "train/loss"), ("bits_per_byte", "validation/bits_per_byte")):
+            newest = records.newest(metric)
+            values[key] = round(newest[1], 4) if newest else None
+            if newest and key == "loss":
+                values["step"] = newest[0]
+        values["last_write"] = records.last_write_at()
+    return values
+
+
+def _details(run: "Run") -> dict[str, Any]:
+    with run.records() as records:
+        costs = {
+            name.removeprefix("cost/").removesuffix("_seconds"): records.newest(name)
+            for name in records.metric_names()
+            if name.startswith("cost/")
+        }
+        seconds = {name: round(newest[1], 2) for name, newest in costs.items() if newest}
+        trained = seconds.get("train", 0.0)
+        shares = {
+            name: f"{value / trained:.1%} of training" for name, value in seconds.items() if trained and name != "train"
+        }
+        return {
+            "horizon": run.config.train.steps,
+            "preset": run.config.preset,
+            "seconds": seconds,
+            "cost": shares,
+            "segments": [{"segment": segment, "from": first, "to": last} for segment, first, last in records.lineage()],
+            "latches": [{"owner": latch.owner, "reason": latch.reason} for latch in records.latches()],
+            "events": [
+                {"step": event.step, "kind": event.kind, "text": event.text} for event in records.events(limit=5)
+            ],
+        }
+
+
+def _show_result(run: "Run") -> None:
+    """What the demo ends with: numbers, a sample, the two depth profiles, where it all lies."""
+    from lab.generate import Sampling
+    from lab.generate import generate as sample
+    from train.probing import stored_profiles
+
+    summary = _summary(run)
+    typer.echo(f"\nloss {summary['loss']} nats per token, validation {summary['bits_per_byte']} bits per byte\n")
+    typer.echo("a sample:")
+    typer.echo("  " + _printable(sample(run.model(), run.tokenizer(), "The ", Sampling(max_tokens=60)).text.strip()))
+    typer.echo("")
+    typer.echo(stored_profiles(run, ("class.next", "supersense.next")).to_text())
+    _show_next(run)
+
+
+def _show_next(run: "Run") -> None:
+    typer.echo(f"\nthe run lies in {run.path}. Next:")
+    typer.echo("  lab app                          # curves and layers in the browser")
+    typer.echo(f"  lab probe {run.name}    # every task, every layer")
+    typer.echo(f"  lab generate {run.name} --prompt 'Our country'")
+
+
+def _table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
+    cells = [list(columns), *([_short(row[column]) for column in columns] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
+    for row in cells:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _short(value: Any) -> str:
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) and abs(value) < 1e6 else str(value)
+
+
+def _printable(text: str) -> str:
+    """Model text on a terminal: control characters (escape sequences among them) are shown, not obeyed."""
+    return "".join(
+        c if c in "\n\t" or (c.isprintable() and c not in "\u202a\u202b\u202d\u202e\u2066\u2067\u2068") else "·"
+        for c in text
+    )
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""Roots with a small run and with broken ones, and `open_app`, which runs a page without a browser."""
+
+import json
+from pathlib import Path
+
+import pytest
+from planted import make_run
+from streamlit.testing.v1 import AppTest
+from streamlit.util import calc_hash
+
+MAIN = Path(__file__).parents[2] / "app" / "main.py"
+
+
+class OpenApp:
+    """`open_app(root, page="layers", step="100")` -> the page as AppTest sees it, already run once."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.monkeypatch = monkeypatch
+
+    def __call__(self, root: Path, page: str = "", **url: str) -> AppTest:
+        self.monkeypatch.setenv("LAB_RUNS", str(root))
+        test = AppTest.from_file(str(MAIN), default_timeout=20)
+        for name, value in url.items():
+            test.query_params[name] = value
+        test._page_hash = calc_hash(page)  # switch_page knows pages that are files only; ours are functions
+        return test.run()
+
+
+@pytest.fixture(scope="session")
+def small_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("small")
+    make_run(root, "fox")
+    return root
+
+
+@pytest.fixture(scope="session")
+def broken_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A damaged run, a damaged configuration, and a folder that is nobody's run."""
+    root = tmp_path_factory.mktemp("broken")
+    run = make_run(root, "ruin", steps=(0, 1, 2), tasks=("class.next",))
+    for leftover in ("run.db-wal", "run.db-shm"):
+        (run.path / leftover).unlink(missing_ok=True)
+    run.database.write_bytes(b"this is not SQLite" * 500)
+    foreign = root / "holiday-photos"
+    foreign.mkdir()
+    (foreign / "note.txt").write_text("not a run")
+    half = root / "half"
+    half.mkdir()
+    (half / "config.toml").write_text("preset = [")
+    (half / "manifest.json").write_text(json.dumps({}))
+    return root
+
+
+@pytest.fixture
+def open_app(monkeypatch: pytest.MonkeyPatch) -> OpenApp:
+    return OpenApp(monkeypatch)

@@ -1,0 +1,168 @@
+"""The app as a person meets it: a real Chromium, the real server, a run with planted truth."""
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from planted import LAYERS, STEPS, make_run, planted
+
+from app.launch import App, start
+from lab.records import Records
+
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+FLAGS += ["--disable-component-update", "--disable-sync"]
+KNOWN = re.compile(r"/_stcore/(health|host-config)$")  # two harmless 404s of Streamlit on every deep link
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if not CHROMIUM.exists():
+        pytest.skip(
+            f"{CHROMIUM} is missing: apt-get install chromium, or run make setup as root"
+        )  # a failure under LAB_STRICT=1
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("runs")
+    make_run(root, "fox")
+    return root
+
+
+@pytest.fixture(scope="module")
+def app(root: Path) -> Iterator[App]:
+    app = start(root, quiet=True)
+    yield app
+    app.stop()
+
+
+class Watched:
+    """A browser page together with everything on it that must not happen."""
+
+    def __init__(self, browser: Any, app: App) -> None:
+        self.offences: list[str] = []
+        self.page = browser.new_context(viewport={"width": 1280, "height": 1400}).new_page()
+        self.page.on("request", lambda r: self._request(r.url, app.url))
+        self.page.on("response", lambda r: self._response(r))
+        self.page.on("console", lambda m: self._console(m))
+        self.page.on("pageerror", lambda error: self.offences.append(f"script error: {error}"))
+        self.page.on("dialog", lambda dialog: self.offences.append(f"dialog: {dialog.message}"))
+
+    def _request(self, url: str, home: str) -> None:
+        if not url.startswith((home, home.replace("http", "ws", 1), "data:", "blob:")):
+            self.offences.append(f"request to {url}")
+
+    def _response(self, response: Any) -> None:
+        if response.status >= 400 and not KNOWN.search(response.url):
+            self.offences.append(f"{response.status} {response.url}")
+
+    def _console(self, message: Any) -> None:
+        if message.type == "error" and "404" not in message.text:  # those are judged by their address, above
+            self.offences.append(f"console: {message.text}")
+
+    def click_cell(self, step: int, layer: int) -> None:
+        """Where a person would click: the middle of the cell, asked of Plotly's own axes."""
+        self.page.mouse.click(*self.page.evaluate(PIXEL, [STEPS.index(step), layer]))
+
+    def says(self, step: int, layer: int) -> None:
+        cell = planted("class.next", step, layer)
+        sentence = f"Step {step:,}, layer {layer}: {cell.value:.3f} bits per word"
+        self.page.get_by_text(sentence).wait_for(timeout=15_000)
+
+    def profile(self) -> list[float]:
+        return list(self.page.evaluate(PROFILE))
+
+
+PIXEL = """([column, layer]) => {
+  const g = document.querySelector('.js-plotly-plot'), b = g.getBoundingClientRect(), f = g._fullLayout;
+  return [b.left + f.xaxis._offset + f.xaxis.l2p(column), b.top + f.yaxis._offset + f.yaxis.l2p(layer)];
+}"""
+PROFILE = """() => Array.from(
+  document.querySelectorAll('.js-plotly-plot')[1]._fullData.find(t => t.name === 'this run').y)"""
+
+
+def test_a_click_on_a_cell_changes_curve_and_url_and_the_link_restores_it(browser: Any, app: App) -> None:
+    watched = Watched(browser, app)
+    page = watched.page
+    page.goto(f"{app.url}/layers?run=fox&task=class.next")
+    watched.says(STEPS[-1], LAYERS - 1)
+    page.locator(".js-plotly-plot .heatmaplayer image").first.wait_for()
+    for step, layer in ((64, 4), (512, 2)):
+        watched.click_cell(step, layer)
+        watched.says(step, layer)
+        page.wait_for_url(re.compile(rf"step={step}(&|$)"))
+        page.wait_for_url(re.compile(rf"layer={layer}(&|$)"))
+        page.wait_for_function(f"({PROFILE})()[6] < {planted('class.next', step, 6).value + 1e-9}")
+        assert watched.profile() == pytest.approx([planted("class.next", step, at).value for at in range(LAYERS)])
+    page.get_by_role("slider").last.press("ArrowRight")
+    watched.says(512, 3)
+    watched.click_cell(512, 2)  # chosen already as far as Plotly knows, but not what is shown
+    watched.says(512, 2)
+    second = Watched(browser, app)
+    second.page.goto(page.url)
+    second.says(512, 2)
+    assert "run=fox" in page.url and "task=class.next" in page.url
+    for name, proof in (("Training", "[data-testid=stVegaLiteChart]"), ("Home", "[data-testid=stMetric]")):
+        second.page.get_by_role("link", name=name).click()
+        second.page.locator(proof).first.wait_for()
+        assert "run=fox" in second.page.url
+    assert watched.offences == [] and second.offences == []
+
+
+def test_a_live_run_moves_on_and_a_zoomed_curve_stays_zoomed(browser: Any, app: App, root: Path) -> None:
+    run = make_run(root, "live", steps=())
+    watched = Watched(browser, app)
+    page = watched.page
+    with run.lock("train"):
+        writer = Records.writer(run.database)
+        segment = writer.new_segment(0, None, "0" * 64)
+
+        def train(first: int, last: int) -> None:
+            for step in range(first, last):
+                writer.metrics(segment, step, {"train/loss": 3 + 1 / (1 + step)})
+            writer.flush()
+
+        train(1, 200)
+        page.goto(f"{app.url}/training?run=live")
+        page.get_by_text("▶ training").wait_for()
+        curve = page.locator("[data-testid=stVegaLiteChart]").first
+        curve.wait_for()
+        page.get_by_text("at step 199").wait_for()
+        curve.locator(".role-axis-label text").first.wait_for()
+        before = _ticks(curve)
+        box = curve.bounding_box()
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        page.keyboard.down("Control")
+        page.mouse.wheel(0, -600)
+        page.keyboard.up("Control")
+        _until(lambda: _ticks(curve) != before)
+        zoomed = _ticks(curve)
+        train(200, 260)
+        page.get_by_text("at step 259").wait_for(timeout=15_000)
+        page.wait_for_timeout(300)  # had the zoom been lost, the axis would show it by now
+        assert _ticks(curve) == zoomed
+        writer.close()
+    assert watched.offences == []
+
+
+def _ticks(curve: Any) -> set[str]:
+    return set(curve.locator(".role-axis-label text").all_text_contents())
+
+
+def _until(holds: Callable[[], bool], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

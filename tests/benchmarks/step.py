@@ -1,0 +1,192 @@
+"""What open hooks cost a training step, and what HookedTransformer costs: process CPU time of alternating pairs.
+
+    python -m tests.benchmarks.step                                        # against a plain GPT, batch 4 and 16
+    python -m tests.benchmarks.step --against hooked --context 256 1024    # in the 3.9.0 environment
+
+A step is forward, loss, backward, clip and a fused AdamW step. Each pair times both models on the same batch, in turns of
+who goes first; reported is the median of the pairs' ratios (ours / theirs, below 1 is faster) with a bootstrap interval.
+Both models start from the same weights, and nothing is timed before their losses agree. JSON on stdout.
+"""
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lab.model import GPT, GPTConfig
+from tests.benchmarks.plain_gpt import PlainGPT
+
+Loss = Callable[[Tensor], Tensor]
+
+
+class Contender:
+    """A model with its optimizer, stepping on demand."""
+
+    def __init__(self, model: nn.Module, loss: Loss) -> None:
+        self.model, self.loss = model.train(), loss
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+
+    def step(self, tokens: Tensor) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        self.loss(tokens).backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+
+    def seconds(self, tokens: Tensor, steps: int) -> float:
+        """CPU seconds of one step, of all threads of this process."""
+        start = time.process_time()
+        for _ in range(steps):
+            self.step(tokens)
+        return (time.process_time() - start) / steps
+
+    def saved_bytes(self, tokens: Tensor) -> int:
+        """Memory that one forward pass keeps for its backward pass, weights and buffers not counted, storages once."""
+        own = {tensor.untyped_storage().data_ptr() for tensor in (*self.model.parameters(), *self.model.buffers())}
+        kept: dict[int, Tensor] = {}  # holding the tensors, so that no storage is freed and its address used again
+
+        def pack(tensor: Tensor) -> Tensor:
+            pointer = tensor.untyped_storage().data_ptr()
+            if pointer not in own:
+                kept[pointer] = tensor
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = self.loss(tokens)
+        total = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+        del loss
+        return total
+
+
+def contenders(cfg: GPTConfig, against: str) -> tuple[Contender, Contender]:
+    """Ours and theirs, holding the same weights."""
+    ours = GPT(cfg, seed=0)
+    theirs: Any
+    if against == "plain":
+        theirs = PlainGPT(cfg)
+        theirs.copy_weights(ours)
+        their_loss: Loss = theirs.loss
+    else:
+        from tests.tl39.oracle import twin
+
+        theirs = twin(ours)
+        their_loss = lambda tokens: theirs(tokens, return_type="loss")  # noqa: E731
+    return Contender(ours, lambda tokens: ours(tokens, return_type="loss")), Contender(theirs, their_loss)
+
+
+def median(values: Tensor) -> float:
+    """With an even count the mean of the middle two, unlike torch.median."""
+    return float(values.quantile(0.5))
+
+
+def bootstrap(values: Tensor, resamples: int = 10_000) -> tuple[float, float]:
+    """A 95 % interval of the median."""
+    picks = torch.randint(len(values), (resamples, len(values)), generator=torch.Generator().manual_seed(0))
+    medians = values[picks].quantile(0.5, dim=1)
+    return float(medians.quantile(0.025)), float(medians.quantile(0.975))
+
+
+def compare(cfg: GPTConfig, against: str, batch: int, pairs: int, steps: int) -> dict[str, Any]:
+    """Ratios of one shape."""
+    ours, theirs = contenders(cfg, against)
+    generator = torch.Generator().manual_seed(1)
+    batches = [torch.randint(cfg.d_vocab, (batch, cfg.n_ctx), generator=generator) for _ in range(pairs)]
+    with torch.no_grad():
+        losses = [float(contender.loss(batches[0])) for contender in (ours, theirs)]
+    if abs(losses[0] - losses[1]) > 1e-5 * max(1.0, losses[1]):
+        raise SystemExit(f"the two models are not the same function: losses {losses[0]} and {losses[1]}")
+    memory = [contender.saved_bytes(batches[0]) for contender in (ours, theirs)]
+    for contender in (ours, theirs):
+        contender.step(batches[0])  # allocator, optimizer state and first-use costs
+    seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
+    for index, tokens in enumerate(batches):
+        turns = [("ours", ours), ("theirs", theirs)]
+        for name, contender in turns if index % 2 == 0 else reversed(turns):
+            seconds[name].append(contender.seconds(tokens, steps))
+    ours_seconds, theirs_seconds = (torch.tensor(seconds[name]) for name in ("ours", "theirs"))
+    ratios = ours_seconds / theirs_seconds
+    low, high = bootstrap(ratios)
+    return {
+        "against": against,
+        "context": cfg.n_ctx,
+        "batch": batch,
+        "layers": cfg.n_layers,
+        "d_model": cfg.d_model,
+        "pairs": pairs,
+        "steps_per_pair": steps,
+        "ratio_median": round(median(ratios), 4),
+        "ratio_interval": [round(low, 4), round(high, 4)],
+        "ours_cpu_seconds_median": round(median(ours_seconds), 4),
+        "theirs_cpu_seconds_median": round(median(theirs_seconds), 4),
+        "saved_bytes_ours": memory[0],
+        "saved_bytes_theirs": memory[1],
+        "saved_bytes_ratio": round(memory[0] / memory[1], 4),
+    }
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--against", choices=("plain", "hooked"), default="plain")
+    parser.add_argument("--context", type=int, nargs="+", default=[256])
+    parser.add_argument("--batch", type=int, nargs="+", default=[4, 16])
+    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--d-model", type=int, default=256)
+    parser.add_argument("--heads", type=int, default=8)
+    parser.add_argument("--kv-heads", type=int, default=None)
+    parser.add_argument("--vocabulary", type=int, default=4096)
+    parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=1, help="steps per model and pair")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, help="also write the JSON here")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str]) -> None:
+    options = parse(arguments)
+    torch.set_num_threads(options.threads)
+    rows = []
+    for context in options.context:
+        for batch in options.batch:
+            cfg = GPTConfig(
+                n_layers=options.layers,
+                d_model=options.d_model,
+                n_heads=options.heads,
+                n_ctx=context,
+                d_vocab=options.vocabulary,
+                n_key_value_heads=options.kv_heads,
+            )
+            rows.append(compare(cfg, options.against, batch, options.pairs, options.steps))
+            print(f"{options.against} ctx {context} batch {batch}: {rows[-1]['ratio_median']}", file=sys.stderr)
+    report = {
+        "command": " ".join(["python -m tests.benchmarks.step", *arguments]),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": f"{platform.machine()}, {_processor()}",
+        "threads": options.threads,
+        "torch": torch.__version__,
+        "transformer_lens": importlib.metadata.version("transformer-lens"),
+        "rows": rows,
+    }
+    text = json.dumps(report, indent=2)
+    if options.out:
+        options.out.write_text(text + "\n")
+    print(text)
+
+
+def _processor() -> str:
+    names = Path("/proc/cpuinfo")
+    lines = names.read_text().splitlines() if names.exists() else []
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

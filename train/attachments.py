@@ -1,0 +1,85 @@
+"""What rides along with training: attachments watch, interventions act. The two protocols, and when a visit is due.
+
+An attachment sees the model without gradients, draws from a generator of its own and can only ask for a stop. Switching
+every attachment off leaves the weights bit for bit the same; a test holds that.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from lab.checkpoint import is_log_milestone
+from lab.corpus import Batch, Corpus
+from lab.model import GPT
+from lab.records import Records
+from lab.run import Run
+from train.generators import derived_generator
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What an attachment sees on a visit: everything to read, nothing to change."""
+
+    step: int
+    segment: int
+    tokens_seen: int
+    model: GPT
+    corpus: Corpus
+    metrics: Mapping[str, float]
+    records: Records
+    run: Run
+    ask_to_hold: Callable[[str, str], None]
+
+    def generator(self, name: str) -> torch.Generator:
+        """A CPU generator that depends on (seed, name, step) alone, never the training's own."""
+        return derived_generator(self.run.config.train.seed, name, self.step)
+
+    def hold(self, owner: str, reason: str) -> None:
+        """Ask training to stand still at this step boundary until the owner's latch is lifted."""
+        self.ask_to_hold(owner, reason)
+
+
+class Attachment(Protocol):
+    """Watches; never changes a weight."""
+
+    name: str
+    every: int  # steps; 0 = off
+    log_spaced: bool  # also at steps 0, 1, 2, 4, …, 512
+
+    def visit(self, moment: Moment) -> None: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class Intervention(Protocol):
+    """Acts on training, and says so."""
+
+    name: str
+
+    def loss(self, model: GPT, batch: Batch) -> Tensor | None:
+        """A term added to the loss of a micro-batch, in nats per token; None for none."""
+        ...
+
+    def before_step(self) -> None:
+        """Gradients are final; they are clipped afterwards."""
+        ...
+
+    def after_step(self) -> None:
+        """Weights have moved."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+def is_due(attachment: Attachment, step: int, horizon: int) -> bool:
+    """Every `every` steps from 0, at the horizon, and at log-spaced steps where the attachment wants them."""
+    if attachment.every <= 0:
+        return False
+    return step % attachment.every == 0 or step == horizon or (attachment.log_spaced and is_log_milestone(step))

@@ -1,0 +1,142 @@
+"""The training loop, read from top to bottom: batch, step, and at the boundary between two steps everything else.
+
+It names no attachment: what rides along is visited when due. Everything a segment stands on is in `session`.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lab.checkpoint import NotEnoughDisk, is_log_milestone
+from lab.corpus import Batch
+from train.attachments import Moment, is_due
+from train.control import POLL_SECONDS
+from train.evaluation import batch_loss
+from train.generators import untouched_generators
+from train.schedule import learning_rate
+from train.session import Session
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Why a segment ended, and the exit code that says so."""
+
+    reason: str
+    exit_code: int
+
+
+def train(session: Session) -> Outcome:
+    """Train from the session's step to its horizon, or until something asks to stop.
+
+    Returns:
+        "finished" (exit 0), "SIGINT"/"SIGTERM" (130, saved), or "non-finite" (3, saved before the bad update).
+    """
+    config, model, optimizer = session.config, session.model, session.optimizer
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    with session.control.signals():
+        if session.step == 0 and session.fresh:
+            boundary(session)
+        while session.step < session.horizon and session.control.stop_reason is None:
+            started = time.perf_counter()
+            cursor = session.corpus.state_dict()
+            batches = [session.corpus.next_batch(session.step) for _ in range(config.train.accumulation)]
+            loss, targets = accumulate(session, batches)
+            for intervention in session.interventions:
+                intervention.before_step()
+            norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.optimizer.clip))
+            if not (math.isfinite(loss) and math.isfinite(norm)):  # before the update: a bad step never reaches the weights
+                optimizer.zero_grad(set_to_none=True)
+                session.corpus.load_state_dict(cursor)
+                session.keep_bad_batch(batches, loss, norm)
+                save(session)
+                return Outcome("non-finite", 3)
+            rate = learning_rate(session.step, session.horizon, config.optimizer)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            for intervention in session.interventions:
+                intervention.after_step()
+            session.step += 1
+            session.tokens_seen += targets
+            session.spent["train"] += time.perf_counter() - started
+            session.record_step(loss, norm, rate)
+            boundary(session)
+        if session.control.stop_reason is None:
+            return Outcome("finished", 0)
+        return Outcome(session.control.stop_reason, 130)
+
+
+def accumulate(session: Session, batches: Sequence[Batch]) -> tuple[float, int]:
+    """Gradients of the mean loss over all micro-batches; returns that mean in nats per token, and the number of targets.
+
+    Divided by the targets of all micro-batches together: a fully masked one must neither give 0/0 nor count as much as
+    the others.
+    """
+    targets = sum(int(batch.mask.sum()) for batch in batches)
+    total = 0.0
+    for batch in batches:
+        summed, count = batch_loss(session.model, batch, session.dtype)
+        loss: Tensor = summed / max(1, targets)
+        total += float(loss.detach())
+        for intervention in session.interventions:
+            extra = intervention.loss(session.model, batch)
+            if extra is not None:
+                loss = loss + extra * (count / max(1, targets))
+        loss.backward()
+    return total, targets
+
+
+def boundary(session: Session) -> None:
+    """Between two steps: due visits, a due checkpoint, and standing still while a latch is held."""
+    visit_due(session)
+    checkpoint, step = session.config.checkpoint, session.step
+    due = step % checkpoint.every == 0 or step == session.horizon or (checkpoint.log_spaced and is_log_milestone(step))
+    if due or session.control.held or session.control.stop_reason is not None:
+        save(session)
+    while session.control.held and session.control.stop_reason is None:
+        time.sleep(POLL_SECONDS)
+        if "disk" in session.control.held:
+            save(session)
+
+
+def visit_due(session: Session) -> None:
+    """Let every attachment that is due look, with the model in evaluation mode and the training generators put aside."""
+    due = [a for a in session.attachments if is_due(a, session.step, session.horizon)]
+    if not due:
+        return
+    moment = Moment(
+        step=session.step,
+        segment=session.segment,
+        tokens_seen=session.tokens_seen,
+        model=session.model,
+        corpus=session.corpus,
+        metrics=session.newest,
+        records=session.records,
+        run=session.run,
+        ask_to_hold=lambda owner, reason: session.control.hold(owner, reason, session.step),
+    )
+    session.model.eval()
+    with torch.no_grad(), untouched_generators():
+        for attachment in due:
+            started = time.perf_counter()
+            attachment.visit(moment)
+            session.spent[attachment.name] += time.perf_counter() - started
+    session.model.train()
+    session.record_costs()
+
+
+def save(session: Session) -> None:
+    """A checkpoint of this step. Without room for it the run stands still, held by "disk", and tries again."""
+    started = time.perf_counter()
+    try:
+        session.save()
+    except NotEnoughDisk as refusal:
+        session.control.hold("disk", str(refusal), session.step)
+    else:
+        session.control.release("disk", session.step)
+    session.spent["checkpoint"] += time.perf_counter() - started

@@ -1,0 +1,20 @@
+"""The learning rate as a pure function of the step and the horizon, so that a resume needs nothing but both numbers."""
+
+import math
+
+from lab.config import OptimizerConfig
+
+
+def learning_rate(step: int, horizon: int, config: OptimizerConfig) -> float:
+    """The rate for the update that takes `step` to `step + 1`: linear warm-up, then decay to `final_lr_share` at the horizon.
+
+    >>> learning_rate(0, 100, OptimizerConfig(lr=1.0, warmup_steps=10, decay="linear", final_lr_share=0.0))
+    0.1
+    """
+    if step < config.warmup_steps:
+        return config.lr * (step + 1) / config.warmup_steps
+    if config.decay == "none":
+        return config.lr
+    progress = min(1.0, (step - config.warmup_steps) / max(1, horizon - config.warmup_steps))
+    share = 0.5 * (1 + math.cos(math.pi * progress)) if config.decay == "cosine" else 1 - progress
+    return config.lr * (config.final_lr_share + (1 - config.final_lr_share) * share)

@@ -1,0 +1,297 @@
+"""Everything one uninterrupted stretch of training stands on: built from the configuration, or from a checkpoint.
+
+`start` makes a new run, `resume` goes on with an old one in a new segment; both give a `Session` inside the run's lock.
+The state of a checkpoint is listed in `Session.state`: leave any piece out and a resumed run is another run.
+"""
+
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from lab import checkpoint
+from lab.config import RunConfig
+from lab.corpus import Batch, Corpus
+from lab.errors import LabError
+from lab.model import GPT, GPTConfig
+from lab.records import Event, Records
+from lab.run import Run, default_root
+from train.attachments import Attachment, Intervention
+from train.control import Control
+from train.evaluation import Evaluation
+from train.generators import generators_state, load_generators_state, seed_generators
+from train.optimizer import build_optimizer, load_optimizer_tensors, optimizer_tensors
+from train.probing import Probing
+from train.schedule import learning_rate
+
+Progress = Callable[[str, float], None]
+
+
+class CannotResume(LabError):
+    """There is nothing to go on with, or what is asked for contradicts the run."""
+
+
+@dataclass
+class Session:
+    run: Run
+    config: RunConfig
+    corpus: Corpus
+    model: GPT
+    optimizer: torch.optim.Optimizer
+    records: Records
+    control: Control
+    attachments: Sequence[Attachment]
+    interventions: Sequence[Intervention]
+    dtype: torch.dtype
+    segment: int
+    step: int
+    horizon: int
+    fresh: bool
+    tokens_seen: int = 0
+    newest: dict[str, float] = field(default_factory=dict)
+    spent: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    report: Callable[["Session"], None] = lambda _: None
+    _saved: int | None = None
+    _costs_at: int | None = None
+    _clock: tuple[float, int] = field(default_factory=lambda: (time.perf_counter(), 0))
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds besides weights and optimizer tensors; JSON-able."""
+        return {
+            "step": self.step,
+            "horizon": self.horizon,
+            "tokens_seen": self.tokens_seen,
+            "corpus": self.corpus.state_dict(),
+            "generators": generators_state(),
+            "attachments": {a.name: a.state_dict() for a in self.attachments},
+            "interventions": {i.name: i.state_dict() for i in self.interventions},
+            "segment": self.segment,
+            "config_hash": self.config.hash(),
+        }
+
+    def load(self, saved: checkpoint.Checkpoint) -> None:
+        """Take over a checkpoint's weights, optimizer and state."""
+        state = saved.state
+        self.model.load_state_dict(saved.weights)
+        load_optimizer_tensors(self.optimizer, self.model, saved.optimizer)
+        self.step, self.horizon, self.tokens_seen = state["step"], state["horizon"], state["tokens_seen"]
+        self.corpus.load_state_dict(state["corpus"])
+        load_generators_state(state["generators"])
+        for part in (*self.attachments, *self.interventions):
+            kind = "attachments" if part in self.attachments else "interventions"
+            if part.name in state[kind]:
+                part.load_state_dict(state[kind][part.name])
+
+    def save(self) -> None:
+        """A checkpoint of this step, unless it is there already; every record up to here is durable before it."""
+        if self._saved == self.step:
+            return
+        self.records.flush()
+        folder = self.run.checkpoints_folder
+        checkpoint.save(
+            folder, self.step, self.model.state_dict(), optimizer_tensors(self.optimizer, self.model), self.state()
+        )
+        settings = self.config.checkpoint
+        checkpoint.rotate(folder, settings.keep, lambda step: settings.log_spaced and checkpoint.is_log_milestone(step))
+        self._saved = self.step
+
+    def record_step(self, loss: float, norm: float, rate: float) -> None:
+        """Queue this step's numbers; speed and rate every `log_every` steps."""
+        values = {"train/loss": loss, "train/gradient_norm": norm}
+        self.newest |= values
+        if self.step % self.config.train.log_every == 0 or self.step == self.horizon:
+            now, (then, tokens) = time.perf_counter(), self._clock
+            speed = (self.tokens_seen - tokens) / max(1e-9, now - then) if then and tokens else 0.0
+            self._clock = (now, self.tokens_seen)
+            values |= {"train/lr": rate, "train/tokens": float(self.tokens_seen)}
+            if speed:
+                values["train/tokens_per_second"] = speed
+            self.newest |= values
+        self.records.metrics(self.segment, self.step, values)
+        self.report(self)
+
+    def record_costs(self) -> None:
+        """Queue the seconds that training and each attachment have taken in this segment so far, once a step."""
+        if self._costs_at == self.step:
+            return
+        self._costs_at = self.step
+        seconds = {f"cost/{name}_seconds": value for name, value in self.spent.items()}
+        self.records.metrics(self.segment, self.step, seconds)
+
+    def keep_bad_batch(self, batches: Sequence[Batch], loss: float, norm: float) -> None:
+        """Keep the batch that gave a non-finite loss or gradient beside the evidence, and say so in the records."""
+        file = self.run.path / "evidence" / f"non-finite-step-{self.step:09d}.safetensors"
+        file.parent.mkdir(exist_ok=True)
+        save_file({"tokens": torch.cat([b.tokens for b in batches]), "mask": torch.cat([b.mask for b in batches])}, file)
+        text = f"loss {loss}, gradient norm {norm} at step {self.step}: not applied; the batch is in {file.name}"
+        self.records.add_now(
+            Event(kind="non-finite", text=text, at=time.time(), segment=self.segment, step=self.step, data={})
+        )
+
+
+def prepare_corpus(config: RunConfig, root: Path, progress: Progress | None = None) -> Corpus:
+    """Token shards of every source under `root`/.data, shared by all runs there; made when missing."""
+    return Corpus.prepare(config, root / ".data", progress)
+
+
+@contextmanager
+def start(
+    config: RunConfig, root: Path | None = None, name: str | None = None, progress: Progress | None = None
+) -> Iterator[Session]:
+    """A session of a new run. The corpus comes first: a bad text leaves no run behind."""
+    root = root or default_root()
+    corpus = prepare_corpus(config, root, progress)
+    run = Run.create(root, name, config)
+    corpus.tokenizer.save(run.tokenizer_folder)
+    run.update_manifest(data=corpus.manifest)
+    with _session(run, corpus, saved=None) as session:
+        yield session
+
+
+@contextmanager
+def resume(
+    run: Run,
+    from_step: int | None = None,
+    extend_to: int | None = None,
+    skip_batches: int = 0,
+    progress: Progress | None = None,
+) -> Iterator[Session]:
+    """A session that goes on where a run stopped: from its newest valid checkpoint, or from `from_step` (a rewind).
+
+    Args:
+        extend_to: a later last step; the schedule is stretched to it, so the learning rate jumps, which is recorded.
+        skip_batches: leave out this many batches first (one that gave a non-finite loss, say).
+
+    Raises:
+        CannotResume: already finished, the text changed, no such checkpoint, or a horizon that is not later.
+        RunLocked: somebody trains it now.
+    """
+    with run.lock("training"):
+        corpus = prepare_corpus(run.config, run.path.parent, progress)
+        if run.manifest.get("data") not in (None, corpus.manifest):
+            raise CannotResume(
+                f"{run.path}: the text has changed since this run began, so it would go on with other data. "
+                "Put the old text back, or start a new run."
+            )
+        saved = _checkpoint_to_resume(run, from_step)
+        with _session(run, corpus, saved, locked=True, rewound=from_step is not None) as session:
+            _extend(session, extend_to)
+            if skip_batches:
+                session.corpus.skip_batches(skip_batches * run.config.train.accumulation, session.step)
+                session.records.add_now(_event(session, "skip", f"{skip_batches} batches left out on request"))
+            yield session
+
+
+def _checkpoint_to_resume(run: Run, from_step: int | None) -> checkpoint.Checkpoint | None:
+    if from_step is not None:
+        return checkpoint.load(run.checkpoint_info(from_step).path)
+    info = checkpoint.newest_valid(run.checkpoints_folder, repair=True)
+    return checkpoint.load(info.path) if info else None
+
+
+def _extend(session: Session, extend_to: int | None) -> None:
+    if extend_to is None:
+        if session.step >= session.horizon:
+            raise CannotResume(
+                f"{session.run.name} finished at step {session.step}. To train on: "
+                f"lab resume {session.run.name} --extend-to {session.horizon * 2}"
+            )
+        return
+    if extend_to <= session.horizon:
+        raise CannotResume(f"--extend-to {extend_to} is not after this run's horizon, step {session.horizon}.")
+    settings = session.config.optimizer
+    before = learning_rate(session.step, session.horizon, settings)
+    session.horizon = extend_to
+    after = learning_rate(session.step, session.horizon, settings)
+    text = f"horizon extended to step {extend_to}: the learning rate goes from {before:.2e} to {after:.2e} here"
+    session.records.add_now(_event(session, "extend", text))
+
+
+@contextmanager
+def _session(
+    run: Run, corpus: Corpus, saved: checkpoint.Checkpoint | None, locked: bool = False, rewound: bool = False
+) -> Iterator[Session]:
+    if not locked:
+        with run.lock("training"), _session(run, corpus, saved, locked=True) as session:
+            yield session
+        return
+    config = run.config
+    device, dtype = choose_device(config)
+    if config.train.threads or device.type == "cpu":
+        torch.set_num_threads(config.train.threads or os.cpu_count() or 1)
+    seed_generators(config.train.seed)
+    model = GPT(GPTConfig.from_config(config.model), seed=config.train.seed, tokenizer=corpus.tokenizer).to(device)
+    records = Records.writer(run.database)
+    try:
+        segment = records.new_segment(
+            from_step=saved.state["step"] if saved else 0,
+            resumed_from=saved.state["segment"] if saved else None,
+            config_hash=config.hash(),
+        )
+        session = Session(
+            run=run,
+            config=config,
+            corpus=corpus,
+            model=model,
+            optimizer=build_optimizer(model, config.optimizer),
+            records=records,
+            control=Control(records),
+            attachments=build_attachments(config, dtype),
+            interventions=(),
+            dtype=dtype,
+            segment=segment,
+            step=0,
+            horizon=config.train.steps,
+            fresh=saved is None,
+        )
+        if saved is not None:
+            session.load(saved)
+            session._saved = None if rewound else session.step
+            records.add_now(_event(session, "rewind" if rewound else "resume", f"from step {session.step}"))
+        try:
+            yield session
+        finally:
+            records.flush()
+    finally:
+        records.close()
+
+
+def build_attachments(config: RunConfig, dtype: torch.dtype) -> list[Attachment]:
+    """Everything that the configuration switches on; what is off is not built."""
+    attachments: list[Attachment] = []
+    if config.evaluation.every:
+        attachments.append(Evaluation(config.evaluation, config.train.batch, dtype))
+    if config.probing.every:
+        attachments.append(Probing(config.probing))
+    return attachments
+
+
+def choose_device(config: RunConfig) -> tuple[torch.device, torch.dtype]:
+    """The device to train on and the type its products run in: bfloat16 where the device has it, float32 elsewhere.
+
+    Raises:
+        LabError: the device asked for is not there, or cannot do bfloat16.
+    """
+    name = config.train.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if (name.startswith("cuda") and not torch.cuda.is_available()) or (
+        name == "mps" and not torch.backends.mps.is_available()
+    ):
+        raise LabError(f"train.device = {name!r}, but torch finds no such device here. Use train.device=cpu.")
+    device = torch.device(name)
+    has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    if config.train.dtype == "bfloat16" or (config.train.dtype == "auto" and has_bfloat16):
+        return device, torch.bfloat16
+    return device, torch.float32
+
+
+def _event(session: Session, kind: str, text: str) -> Event:
+    return Event(kind=kind, text=text, at=time.time(), segment=session.segment, step=session.step, data={})
