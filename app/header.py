@@ -7,11 +7,13 @@ import functools
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, ParamSpec
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from app import queries
 from app.queries import Opened
@@ -33,41 +35,67 @@ LIVE_STATES = ("training", "held")
 LIVE, IDLE = "3s", "20s"  # a tab that refreshes every second costs a tenth of a core
 
 
-def show() -> Opened | None:
-    """Draw the header; None when there is no run at all."""
+@dataclass(frozen=True)
+class Top:
+    """The header as a page sees it: the chosen run (None: there is none), and the place of its status."""
+
+    opened: Opened | None
+    names: tuple[str, ...]
+    place: DeltaGenerator | None = None
+
+    def keep_fresh(self, draw: Callable[[], None]) -> None:
+        """Draw the page's one live part, again every few seconds, and the status in the header with it.
+
+        One part and not two: a refresh costs some 50 ms of a core before anything is drawn.
+        """
+        opened = self.opened
+        live = opened is not None and state_of(opened) in LIVE_STATES
+
+        def part() -> None:
+            if opened is not None and self.place is not None:
+                now_live = _status(opened, self.place) in LIVE_STATES
+                if now_live != live or set(queries.run_names(default_root())) != set(self.names):
+                    st.rerun(scope="app")  # another rhythm, or another list of runs, and both are outside this part
+            draw()
+
+        st.fragment(part, run_every=LIVE if live else IDLE)()
+
+    def records_or_stop(self) -> tuple[Opened, Records]:
+        """The run and its records; without a run, or with one that cannot be read, says so and ends the page."""
+        if self.opened is None:
+            empty_state()
+            st.stop()
+        if self.opened.records is None:
+            complain(self.opened.problem or "This run cannot be read.")
+            st.stop()
+        return self.opened, self.opened.records
+
+
+def show() -> Top:
+    """Draw the header: the picker, and the status of the chosen run."""
     root = default_root()
     names = queries.run_names(root)
     if not names:
-        return None
+        return Top(None, ())
     wanted = st.query_params.get("run")
     if st.session_state.get("run") not in names:
         st.session_state["run"] = wanted if wanted in names else names[0]
     else:
         st.session_state["run"] = st.session_state["run"]  # set by code each time: so the URL always names the run
-    st.html(
-        "<style>.stMainBlockContainer { padding-top: 4.5rem; }</style>"
-    )  # the default leaves a tenth of a screen empty
+    # Streamlit leaves a tenth of the screen empty above a page
+    st.html("<style>.stMainBlockContainer { padding-top: 4.5rem; }</style>")
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         # no default among the options: a link without a run would show another one as soon as a newer run is made
         st.selectbox(
-            "Run",
-            names,
-            index=None,
-            key="run",
-            bind="query-params",
-            required=True,
-            width=420,
-            label_visibility="collapsed",
+            "Run", names, None, key="run", bind="query-params", required=True, width=420, label_visibility="collapsed"
         )
-        name = st.session_state["run"] or names[0]
-        opened = open_cached(root / name)
-        live = opened.run is not None and state_of(opened) in LIVE_STATES
-        with st.container(width="stretch"):
-            st.fragment(_status, run_every=LIVE if live else IDLE)(str(root), name, names)
+        place = st.empty()
+    opened = open_cached(root / (st.session_state["run"] or names[0]))
+    _status(opened, place)
     if wanted and wanted not in names:
         st.warning("The link names a run that is not here; another one is shown.")
         st.text(f"asked for: {wanted}")
-    return opened
+    return Top(opened, tuple(names), place)
 
 
 def open_cached(path: Path) -> Opened:
@@ -88,23 +116,6 @@ def state_of(opened: Opened) -> str:
         return opened.run.state() if opened.run else "unreadable"
     except queries.UNREADABLE:
         return "unreadable"
-
-
-def records_or_stop(opened: Opened | None) -> tuple[Opened, Records]:
-    """The records of the chosen run; without a run, or with one that cannot be read, says so and ends the page."""
-    if opened is None:
-        empty_state()
-        st.stop()
-    if opened.records is None:
-        complain(opened.problem or "This run cannot be read.")
-        st.stop()
-    return opened, opened.records
-
-
-def chosen() -> Opened | None:
-    """The run of the picker; `show` came first."""
-    name = st.session_state.get("run")
-    return open_cached(default_root() / str(name)) if name else None
 
 
 def empty_state() -> None:
@@ -163,19 +174,18 @@ def number(value: float | None, form: str = ",.3f") -> str:
     return "–" if value is None else format(value, form)
 
 
-@in_words
-def _status(root: str, name: str, names: list[str]) -> None:
-    if set(queries.run_names(Path(root))) != set(names):
-        st.rerun(scope="app")  # a run came or went: the picker is outside this part
-    opened = open_cached(Path(root) / name)
-    words, colour = BADGES.get(state_of(opened), (state_of(opened), "gray"))
-    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+def _status(opened: Opened, place: DeltaGenerator) -> str:
+    """State chip, last write and held latches, in `place`; the state."""
+    state = state_of(opened)
+    words, colour = BADGES.get(state, (state, "gray"))
+    with place.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.badge(words, color=colour)
-        if opened.records is not None:
+        if opened.records is not None and state != "unreadable":
             at = opened.records.last_write_at()
             st.text("nothing written yet" if at is None else f"last write {ago(time.time() - at)} ago")
             for latch in opened.records.latches():
                 st.text(f"held by {latch.owner}: {latch.reason}")
+    return state
 
 
 def clock(at: Any) -> datetime | None:

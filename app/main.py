@@ -18,13 +18,13 @@ def main() -> None:
     st.set_page_config(page_title="Brightwoven Lab", page_icon=str(ICON), layout="wide")
     page = st.navigation(
         [
-            st.Page(home.page, title="Home", default=True),
-            st.Page(training.page, title="Training", url_path="training"),
-            st.Page(layers.page, title="Layers", url_path="layers"),
+            st.Page(lambda: home.page(top), title="Home", url_path="home", default=True),
+            st.Page(lambda: training.page(top), title="Training", url_path="training"),
+            st.Page(lambda: layers.page(top), title="Layers", url_path="layers"),
         ],
         position="top",
     )
-    header.show()
+    top = header.show()
     page.run()
 
 

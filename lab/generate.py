@@ -63,7 +63,9 @@ class Generation:
     finish_reason: FinishReason = "length"
 
 
-def generate(model: GPT, tokenizer: Tokenizer, prompt: str | Sequence[int], sampling: Sampling | None = None) -> Generation:
+def generate(
+    model: GPT, tokenizer: Tokenizer, prompt: str | Sequence[int], sampling: Sampling | None = None
+) -> Generation:
     """One answer to a prompt: a text (after <|bos|>) or token ids as they are (`tokenizer.chat` gives them).
 
     Raises:
@@ -76,7 +78,11 @@ def generate(model: GPT, tokenizer: Tokenizer, prompt: str | Sequence[int], samp
 
 
 def stream(
-    model: GPT, tokenizer: Tokenizer, prompt: str | Sequence[int], sampling: Sampling, generation: Generation | None = None
+    model: GPT,
+    tokenizer: Tokenizer,
+    prompt: str | Sequence[int],
+    sampling: Sampling,
+    generation: Generation | None = None,
 ) -> Iterator[str]:
     """The answer in pieces of whole characters, as they become certain; `generation` collects ids and the reason.
 
@@ -128,7 +134,9 @@ def pick(logits: Float[Tensor, "d_vocab"], sampling: Sampling, generator: torch.
         ordered, order = probabilities.sort(descending=True, stable=True)
         if sampling.top_k:
             ordered[sampling.top_k :] = 0
-        ordered[ordered.cumsum(0) - ordered >= sampling.top_p * float(ordered.sum())] = 0  # keeps at least the likeliest
+        ordered[ordered.cumsum(0) - ordered >= sampling.top_p * float(ordered.sum())] = (
+            0  # keeps at least the likeliest
+        )
         probabilities = torch.zeros_like(probabilities).scatter(0, order, ordered)
     return int(torch.multinomial(probabilities, 1, generator=generator))
 

@@ -153,6 +153,11 @@ class Records:
             before = resumed_from
             if before is None and from_step > 0:
                 before = connection.scalar(select(Segment.id).order_by(Segment.id.desc()).limit(1))
+            elif before is not None and connection.scalar(select(Segment.id).where(Segment.id == before)) is None:
+                raise RecordRefused(
+                    f"{self.path}: segment {before} does not exist, so nothing can be resumed from it. "
+                    "Give the id of a segment (not a step), or None for the newest."
+                )
             segment = Segment(from_step=from_step, resumed_from=before, config_hash=config_hash, started_at=time.time())
             writer.insert(connection, [segment])
             return segment.id

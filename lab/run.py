@@ -81,7 +81,9 @@ class Run:
         Raises:
             BadName, RunExists: nothing was made.
         """
-        name = check_name(name or f"{time.strftime('%Y%m%d-%H%M')}-{config.preset}-{os.urandom(2).hex()}")
+        if name is None:
+            name = f"{time.strftime('%Y%m%d-%H%M')}-{config.preset}-{os.urandom(2).hex()}"
+        check_name(name)
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = resolve_inside(root, name)
         if path.exists():

@@ -152,7 +152,7 @@ def _decoded(source: Source, file: Path) -> Iterator[tuple[str, float]]:
                     f"Convert it, for example: iconv -f latin1 -t utf-8 {file.name}"
                 ) from None
             read += len(block)
-            if first:
+            if first and piece:
                 piece, first = piece.removeprefix("\ufeff"), False
             yield piece, read / size
             if not block:

@@ -50,8 +50,25 @@ STORY = (
 @pytest.fixture(scope="session")
 def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small corpus of its own: 400 paragraphs that differ, plain enough to learn in seconds."""
-    words = "king queen horse house river stone bread night morning child teacher soldier garden winter song road".split()
-    verbs = "saw found lost carried wanted loved feared built sold remembered".split()
+    words = [
+        "king",
+        "queen",
+        "horse",
+        "house",
+        "river",
+        "stone",
+        "bread",
+        "night",
+        "morning",
+        "child",
+        "teacher",
+        "soldier",
+        "garden",
+        "winter",
+        "song",
+        "road",
+    ]
+    verbs = ["saw", "found", "lost", "carried", "wanted", "loved", "feared", "built", "sold", "remembered"]
     lines = [
         f"{STORY}The {words[i % 16]} {verbs[i % 10]} the {words[(i * 7 + 3) % 16]} in the {words[(i * 3 + 5) % 16]}. "
         f"Then it was the {words[(i * 11 + 1) % 16]} of number {i}, and everyone {verbs[(i * 3) % 10]} it."
@@ -71,7 +88,7 @@ def tiny_config(text_file: Path) -> Callable[..., RunConfig]:
         defaults = (
             source,
             "data.phases=[{from_step=0, weights={story=1.0}}]",
-            "model.d_vocab=512",
+            "model.d_vocab=400",
             "train.threads=1",
             "data.tokenizer_bytes=200000",
             "data.validation_share=0.1",

@@ -45,7 +45,11 @@ class Reporter:
         text = f"loss {numbers['train/loss']:.3f}  {numbers.get('train/tokens_per_second', 0):,.0f} tokens/s"
         if self.console.is_terminal:
             if self.bar is None:
-                columns = (TextColumn("step {task.completed}/{task.total}"), BarColumn(), TextColumn("{task.description}"))
+                columns = (
+                    TextColumn("step {task.completed}/{task.total}"),
+                    BarColumn(),
+                    TextColumn("{task.description}"),
+                )
                 self.bar = Progress(*columns, TimeRemainingColumn(), console=self.console)
                 self.bar.start()
                 self.task = self.bar.add_task("", total=session.horizon)

@@ -48,7 +48,9 @@ def train(session: Session) -> Outcome:
             for intervention in session.interventions:
                 intervention.before_step()
             norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.optimizer.clip))
-            if not (math.isfinite(loss) and math.isfinite(norm)):  # before the update: a bad step never reaches the weights
+            if not (
+                math.isfinite(loss) and math.isfinite(norm)
+            ):  # before the update: a bad step never reaches the weights
                 optimizer.zero_grad(set_to_none=True)
                 session.corpus.load_state_dict(cursor)
                 session.keep_bad_batch(batches, loss, norm)

@@ -38,6 +38,14 @@ class CannotResume(LabError):
     """There is nothing to go on with, or what is asked for contradicts the run."""
 
 
+@dataclass(frozen=True)
+class Riders:
+    """What rides along besides what the configuration asks for."""
+
+    attachments: Sequence[Attachment] = ()
+    interventions: Sequence[Intervention] = ()
+
+
 @dataclass
 class Session:
     run: Run
@@ -77,17 +85,31 @@ class Session:
         }
 
     def load(self, saved: checkpoint.Checkpoint) -> None:
-        """Take over a checkpoint's weights, optimizer and state."""
+        """Take over a checkpoint, piece by piece."""
+        for restore in self.pieces(saved).values():
+            restore()
+
+    def pieces(self, saved: checkpoint.Checkpoint) -> dict[str, Callable[[], object]]:
+        """What each piece of a checkpoint's state is put back by. A test leaves out one at a time and must see it."""
         state = saved.state
-        self.model.load_state_dict(saved.weights)
-        load_optimizer_tensors(self.optimizer, self.model, saved.optimizer)
-        self.step, self.horizon, self.tokens_seen = state["step"], state["horizon"], state["tokens_seen"]
-        self.corpus.load_state_dict(state["corpus"])
-        load_generators_state(state["generators"])
-        for part in (*self.attachments, *self.interventions):
-            kind = "attachments" if part in self.attachments else "interventions"
-            if part.name in state[kind]:
-                part.load_state_dict(state[kind][part.name])
+
+        def counters() -> None:
+            self.step, self.horizon, self.tokens_seen = state["step"], state["horizon"], state["tokens_seen"]
+
+        def riders(kind: str, parts: Sequence[Attachment | Intervention]) -> None:
+            for part in parts:
+                if part.name in state[kind]:
+                    part.load_state_dict(state[kind][part.name])
+
+        return {
+            "counters": counters,
+            "weights": lambda: self.model.load_state_dict(saved.weights),
+            "optimizer": lambda: load_optimizer_tensors(self.optimizer, self.model, saved.optimizer),
+            "corpus": lambda: self.corpus.load_state_dict(state["corpus"]),
+            "generators": lambda: load_generators_state(state["generators"]),
+            "attachments": lambda: riders("attachments", self.attachments),
+            "interventions": lambda: riders("interventions", self.interventions),
+        }
 
     def save(self) -> None:
         """A checkpoint of this step, unless it is there already; every record up to here is durable before it."""
@@ -129,7 +151,9 @@ class Session:
         """Keep the batch that gave a non-finite loss or gradient beside the evidence, and say so in the records."""
         file = self.run.path / "evidence" / f"non-finite-step-{self.step:09d}.safetensors"
         file.parent.mkdir(exist_ok=True)
-        save_file({"tokens": torch.cat([b.tokens for b in batches]), "mask": torch.cat([b.mask for b in batches])}, file)
+        save_file(
+            {"tokens": torch.cat([b.tokens for b in batches]), "mask": torch.cat([b.mask for b in batches])}, file
+        )
         text = f"loss {loss}, gradient norm {norm} at step {self.step}: not applied; the batch is in {file.name}"
         self.records.add_now(
             Event(kind="non-finite", text=text, at=time.time(), segment=self.segment, step=self.step, data={})
@@ -143,15 +167,23 @@ def prepare_corpus(config: RunConfig, root: Path, progress: Progress | None = No
 
 @contextmanager
 def start(
-    config: RunConfig, root: Path | None = None, name: str | None = None, progress: Progress | None = None
+    config: RunConfig,
+    root: Path | None = None,
+    name: str | None = None,
+    progress: Progress | None = None,
+    riders: Riders | None = None,
 ) -> Iterator[Session]:
-    """A session of a new run. The corpus comes first: a bad text leaves no run behind."""
+    """A session of a new run. The corpus comes first: a bad text leaves no run behind.
+
+    Args:
+        riders: attachments and interventions to bring along besides those of the configuration.
+    """
     root = root or default_root()
     corpus = prepare_corpus(config, root, progress)
     run = Run.create(root, name, config)
     corpus.tokenizer.save(run.tokenizer_folder)
     run.update_manifest(data=corpus.manifest)
-    with _session(run, corpus, saved=None) as session:
+    with run.lock("training"), _session(run, corpus, None, riders or Riders()) as session:
         yield session
 
 
@@ -162,6 +194,7 @@ def resume(
     extend_to: int | None = None,
     skip_batches: int = 0,
     progress: Progress | None = None,
+    riders: Riders | None = None,
 ) -> Iterator[Session]:
     """A session that goes on where a run stopped: from its newest valid checkpoint, or from `from_step` (a rewind).
 
@@ -181,7 +214,7 @@ def resume(
                 "Put the old text back, or start a new run."
             )
         saved = _checkpoint_to_resume(run, from_step)
-        with _session(run, corpus, saved, locked=True, rewound=from_step is not None) as session:
+        with _session(run, corpus, saved, riders or Riders(), rewound=from_step is not None) as session:
             _extend(session, extend_to)
             if skip_batches:
                 session.corpus.skip_batches(skip_batches * run.config.train.accumulation, session.step)
@@ -216,12 +249,8 @@ def _extend(session: Session, extend_to: int | None) -> None:
 
 @contextmanager
 def _session(
-    run: Run, corpus: Corpus, saved: checkpoint.Checkpoint | None, locked: bool = False, rewound: bool = False
+    run: Run, corpus: Corpus, saved: checkpoint.Checkpoint | None, riders: Riders, rewound: bool = False
 ) -> Iterator[Session]:
-    if not locked:
-        with run.lock("training"), _session(run, corpus, saved, locked=True) as session:
-            yield session
-        return
     config = run.config
     device, dtype = choose_device(config)
     if config.train.threads or device.type == "cpu":
@@ -243,8 +272,8 @@ def _session(
             optimizer=build_optimizer(model, config.optimizer),
             records=records,
             control=Control(records),
-            attachments=build_attachments(config, dtype),
-            interventions=(),
+            attachments=(*build_attachments(config, dtype), *riders.attachments),
+            interventions=riders.interventions,
             dtype=dtype,
             segment=segment,
             step=0,

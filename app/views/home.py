@@ -5,6 +5,7 @@ from typing import Any
 import streamlit as st
 
 from app import header, queries
+from app.header import Top
 from app.queries import Opened
 from lab.run import default_root
 
@@ -12,16 +13,12 @@ SPARK_POINTS = 120
 
 
 @header.in_words
-def page() -> None:
-    opened = header.chosen()
-    if opened is None:
+def page(top: Top) -> None:
+    if top.opened is None:
         header.empty_state()
         return
-    if opened.records is None:
-        header.complain(opened.problem or "This run cannot be read.")
-    else:
-        live = header.state_of(opened) in header.LIVE_STATES
-        st.fragment(_newest, run_every=header.LIVE if live else None)(opened)
+    opened = top.opened
+    top.keep_fresh(lambda: _newest(opened))
     _all_runs()
     if opened.records is not None:
         _what_happened(opened)

@@ -9,7 +9,7 @@ import streamlit as st
 
 from app import figures, header, queries
 from app.figures import Cell
-from app.queries import Opened
+from app.header import Top
 from lab.records import Records
 
 NEWEST = "newest"
@@ -17,12 +17,13 @@ Version = tuple[str, int, int, int, float | None]  # identity of the run, steps 
 
 
 @header.in_words
-def page() -> None:
-    opened, records = header.records_or_stop(header.chosen())
+def page(top: Top) -> None:
+    opened, records = top.records_or_stop()
     tasks = figures.task_order(records.tasks())
     steps = records.reading_steps()
     if not tasks or not steps:
         st.info("This run has no probe readings yet. They come with the first visit of its probing attachment.")
+        top.keep_fresh(lambda: _watch(records, len(steps), follow=True))
         return
     version = (*queries.identity(opened.path), len(steps), records.last_write_at())  # what is written changes no more
     lexical = _lexical(version, tuple(tasks), records)
@@ -54,8 +55,7 @@ def page() -> None:
             else layers[0]
         )
     step = int(notches[-1] if notch == NEWEST else notch)
-    if header.state_of(opened) in header.LIVE_STATES:
-        st.fragment(_watch, run_every=header.LIVE)(opened, len(steps), notch == NEWEST)
+    top.keep_fresh(lambda: _watch(records, len(steps), follow=notch == NEWEST))
     _draw(task, task in lexical, cells, step, int(layer))
 
 
@@ -126,10 +126,9 @@ def _keep(key: str, options: list[str], otherwise: str) -> None:
 
 
 @header.in_words
-def _watch(opened: Opened, known: int, follow: bool) -> None:
+def _watch(records: Records, known: int, follow: bool) -> None:
     """While training: follow new readings, or offer them when an older step is being looked at."""
-    assert opened.records is not None
-    fresh = len(opened.records.reading_steps()) - known
+    fresh = len(records.reading_steps()) - known
     if fresh <= 0:
         return
     if follow or st.button(f"Load {fresh} newer step{'s' if fresh > 1 else ''}"):

@@ -5,9 +5,12 @@ from typing import NamedTuple
 import streamlit as st
 
 from app import curves, header, queries
+from app.header import Top
 from app.queries import Opened
+from lab.records import Records
 
 MOST_SMOOTHING = 0.98
+MOST_POINTS = (queries.MOST_POINTS, queries.MOST_POINTS)
 LIVE_POINTS = (1000, 500)  # a point a pixel, of the wide curve and of the others: half the cost of a refresh
 
 
@@ -20,11 +23,12 @@ class Look(NamedTuple):
 
 
 @header.in_words
-def page() -> None:
-    opened, records = header.records_or_stop(header.chosen())
+def page(top: Top) -> None:
+    opened, records = top.records_or_stop()
     names = records.metric_names()
     if not names:
         st.info("This run has recorded no curves yet. They begin with its first logged step.")
+        top.keep_fresh(lambda: _wait(records))
         return
     usual = [name for name in curves.METRICS if name in names]
     others = [name for name in names if name not in curves.METRICS]
@@ -39,24 +43,33 @@ def page() -> None:
             help="Weight of an exponential moving average over the points drawn; the raw curve stays, faint.",
         )  # fmt: skip
         more = st.multiselect("More curves", others, key="more", width=360) if others else []
-    refresh = header.LIVE if live and header.state_of(opened) in header.LIVE_STATES else None
-    st.fragment(_curves, run_every=refresh)(opened, usual + more, weight, log, overtaken, refresh is not None)
+    look, names = Look(weight, log, overtaken), usual + more
+    if live:
+        training = header.state_of(opened) in header.LIVE_STATES
+        top.keep_fresh(lambda: _curves(opened, names, look, *(LIVE_POINTS if training else MOST_POINTS)))
+    else:
+        _curves(opened, names, look, *MOST_POINTS)
+        top.keep_fresh(lambda: None)
     st.caption(
-        f"At most {queries.MOST_POINTS:,} points a curve ({LIVE_POINTS[0]:,} while live): of a longer one, the smallest and the largest value of each "
-        "stretch. Dashed vertical lines: training was resumed. Drag to pan, pinch or Ctrl + wheel to zoom, double-click "
-        "to reset."
+        f"At most {queries.MOST_POINTS:,} points a curve ({LIVE_POINTS[0]:,} while live): of a longer one, the smallest "
+        "and the largest value of each stretch. Dashed vertical lines: training was resumed. Drag to pan, pinch or "
+        "Ctrl + wheel to zoom, double-click to reset."
     )
 
 
 @header.in_words
-def _curves(opened: Opened, names: list[str], weight: float, log: bool, overtaken: bool, live: bool) -> None:
-    wide, narrow = LIVE_POINTS if live else (queries.MOST_POINTS, queries.MOST_POINTS)
-    look = Look(weight, log, overtaken)
+def _curves(opened: Opened, names: list[str], look: Look, wide: int, narrow: int) -> None:
     _curve(opened, names[:1], look, wide, height=320, first=True)
     left, right = st.columns(2)
     for side, some in ((left, names[1::2]), (right, names[2::2])):
         with side:
             _curve(opened, some, look, narrow, height=230, first=False)
+
+
+@header.in_words
+def _wait(records: Records) -> None:
+    if records.metric_names():
+        st.rerun(scope="app")
 
 
 def _curve(opened: Opened, names: list[str], look: Look, most: int, height: int, first: bool) -> None:

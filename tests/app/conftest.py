@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from planted import make_run
 from streamlit.testing.v1 import AppTest
 from streamlit.util import calc_hash
+
+from tests.app.planted import make_run
 
 MAIN = Path(__file__).parents[2] / "app" / "main.py"
 

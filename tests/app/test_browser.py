@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from planted import LAYERS, STEPS, make_run, planted
 
 from app.launch import App, start
 from lab.records import Records
+from tests.app.planted import LAYERS, STEPS, make_run, planted
 
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]

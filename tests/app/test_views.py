@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from planted import LAYERS, PLANTED, STEPS, make_run, planted
 from streamlit.testing.v1 import AppTest
 
 from app import queries
+from tests.app.planted import LAYERS, PLANTED, STEPS, make_run, planted
 
 Opener = Callable[..., AppTest]
 PAGES = ("", "training", "layers")

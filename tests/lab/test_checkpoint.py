@@ -3,7 +3,9 @@
 import json
 import os
 import random
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 from collections import namedtuple
@@ -136,20 +138,18 @@ def test_a_full_disk_is_noticed_before_anything_is_written(tmp_path: Path, monke
 
 
 def test_a_disk_that_refuses_halfway_costs_nothing_that_was_saved(tmp_path: Path) -> None:
-    code = (
-        "import resource, sys, signal; sys.path[:0] = sys.argv[2:]\n"
-        "from pathlib import Path; import torch; from lab import checkpoint\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); folder = Path(sys.argv[1])\n"
-        "checkpoint.save(folder, 1, {'w': torch.ones(1000)}, {}, {})\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
-        "try: checkpoint.save(folder, 2, {'w': torch.ones(100_000)}, {}, {})\n"
-        "except checkpoint.CheckpointNotSaved as error: print(error)\n"
-    )
-    root = str(Path(checkpoint.__file__).parents[1])
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path), root], capture_output=True, text=True, check=True)
-    assert "step-000000002: the checkpoint could not be written (" in done.stdout
+    save(tmp_path, 1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # the kernel refuses every byte past that
+    try:
+        with pytest.raises(CheckpointNotSaved, match=r"step-000000002: the checkpoint could not be written \("):
+            save(tmp_path, 2, weights={"w": torch.ones(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
     assert names(tmp_path) == ["LATEST", "step-000000001"]
-    assert equal(checkpoint.load(tmp_path / "step-000000001").weights, {"w": torch.ones(1000)})
+    assert equal(checkpoint.load(tmp_path / "step-000000001").weights, weights_of(1))
 
 
 def test_an_unwritable_place_is_named(tmp_path: Path) -> None:

@@ -121,10 +121,10 @@ def test_both_regex_engines_cut_any_text_at_the_same_places(
 
 
 @pytest.mark.parametrize("unit", [" ", "\n", " \n", "\t", "a", "é", "字", "=", "7", "\x00", "\u0301", "🙂", "'s"])
-def test_a_run_of_a_hundred_thousand_is_encoded_alike_and_comes_back(
+def test_a_run_of_thirty_thousand_is_encoded_alike_and_comes_back(
     tokenizer: Tokenizer, rust: tokenizers.Tokenizer, unit: str
 ) -> None:
-    for text in (unit * 100_000, "x" + unit * 100_000 + "x"):
+    for text in (unit * 30_000, "x" + unit * 30_000 + "x"):
         ids = tokenizer.encode(text)
         assert tokenizer.decode(ids) == text
         assert rust.encode(text).ids == ids

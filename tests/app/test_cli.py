@@ -1,0 +1,222 @@
+"""The command line as a person meets it: real processes, exit codes, data on stdout and everything else on stderr."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def lab(*arguments: str, runs: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), env=environment(runs), capture_output=True, text=True, timeout=240)
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "app.cli", *arguments]
+
+
+def environment(runs: Path) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if key != "COLUMNS"}
+    return kept | {
+        "LAB_RUNS": str(runs),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
+@pytest.fixture(scope="module")
+def overrides(text_file: Path) -> list[str]:
+    settings = [
+        f'data.sources=[{{name="story", kind="text", path="{text_file}"}}]',
+        "data.phases=[{from_step=0, weights={story=1.0}}]",
+        "model.d_vocab=400",
+        "data.tokenizer_bytes=200000",
+        "data.validation_share=0.1",
+        "train.threads=1",
+        "probing.sentences=60",
+    ]
+    return [word for setting in settings for word in ("--set", setting)]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, overrides: list[str]) -> Path:
+    """A folder with one finished tiny run called `fox`, made by the command itself."""
+    folder = tmp_path_factory.mktemp("runs")
+    short = ["--set", "train.steps=20", "--set", "checkpoint.every=10", "--set", "probing.every=10"]
+    done = lab("train", "--preset", "tiny", "--name", "fox", *overrides, *short, runs=folder)
+    assert done.returncode == 0, done.stderr
+    assert "lab probe fox" in done.stdout  # what to do next
+    return folder
+
+
+def test_help_answers_without_importing_torch_streamlit_or_pydantic() -> None:
+    program = "import sys; from app import cli; print([m for m in ('torch', 'streamlit', 'pydantic', 'sqlalchemy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_reading_verbs_speak_json(runs: Path) -> None:
+    listed = json.loads(lab("ls", "--json", runs=runs).stdout)
+    assert [(run["name"], run["state"], run["step"]) for run in listed] == [("fox", "finished", 20)]
+    status = json.loads(lab("status", "fo", "--json", runs=runs).stdout)  # a unique beginning is enough
+    assert status["horizon"] == 20 and set(status["cost"]) >= {"probing", "evaluation", "checkpoint"}
+    probed = json.loads(lab("probe", "latest", "--task", "class.next", "--json", runs=runs).stdout)
+    assert probed["profiles"]["class.next"]["layers"] == [0, 1, 2]
+    answer = json.loads(lab("generate", "fox", "--prompt", "The old", "--max-tokens", "5", "--json", runs=runs).stdout)
+    assert 1 <= len(answer["ids"]) <= 5 and answer["step"] == 20
+
+
+def test_generation_is_reproducible_and_plain_tables_are_readable(runs: Path) -> None:
+    one, two = (lab("generate", "fox", "--prompt", "The", "--seed", "3", runs=runs).stdout for _ in range(2))
+    assert one == two and one.strip()
+    table = lab("probe", "fox", "--step", "10", runs=runs).stdout
+    assert "usable bits per word at step 10" in table and "supersense.next" in table
+
+
+def test_a_probe_on_the_command_line_equals_the_live_reading(runs: Path) -> None:
+    from lab.run import Run
+
+    probed = json.loads(lab("probe", "fox", "--task", "class.next", "--json", runs=runs).stdout)
+    with Run.open(runs / "fox").records() as records:
+        live = [row.value for row in records.readings("class.next", 20)]
+    assert probed["profiles"]["class.next"]["value"] == pytest.approx(live, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["status", "wolf"], "wolf"),
+        (["status", "/nowhere/at/all"], "/nowhere/at/all"),
+        (["resume", "fox"], "--extend-to"),
+        (["resume", "fox", "--from", "7"], "no checkpoint of step 7"),
+        (["generate", "fox", "--step", "999"], "no checkpoint of step 999"),
+        (["generate", "fox", "--temperature", "-1"], "temperature"),
+        (["generate", "fox", "--top-p", "0"], "top_p"),
+        (["generate", "fox", "--max-tokens", "0"], "max_tokens"),
+        (["generate", "fox", "--prompt", "word " * 500], "Shorten"),
+        (["probe", "fox", "--task", "class.later"], "class.later"),
+        (["train", "--preset", "huge"], "Presets are"),
+        (["train", "--set", "train.step=3"], "Did you mean steps"),
+        (["train", "--config", "/nowhere.toml"], "/nowhere.toml"),
+        (["train", "--preset", "tiny", "--name", "../escape"], "../escape"),
+        (["train", "--preset", "tiny", "--name", "Fox!"], "Fox!"),
+        (["frobnicate"], "frobnicate"),
+        (["train", "--wrong-flag"], "--wrong-flag"),
+    ],
+)
+def test_bad_usage_ends_with_2_and_one_sentence_that_names_it(arguments: list[str], says: str, runs: Path) -> None:
+    before = sorted(path.name for path in runs.iterdir())
+    if arguments[0] == "train" and "--name" in arguments:
+        arguments = [*arguments, "--set", "train.steps=1", "--set", "optimizer.warmup_steps=0"]
+    done = lab(*arguments, runs=runs)
+    assert done.returncode == 2, done.stderr
+    assert says in done.stderr and "Traceback" not in done.stderr
+    assert done.stdout == ""
+    made = {path.name for path in runs.iterdir()} - set(before)
+    assert made <= {".data"}, f"left behind: {made}"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("empty.txt", b""),
+        ("blank.txt", b"   \n\n  \n"),
+        ("binary.txt", b"\x7fELF\x00\x00\x01" * 400),
+        ("latin.txt", "un caf\u00e9 noir ".encode("latin-1") * 4000),
+        ("short.txt", b"Too short to train on."),
+        ("missing.txt", None),
+        ("a-folder.txt", "folder"),
+    ],
+)
+def test_a_text_that_cannot_be_used_leaves_no_run_behind(
+    name: str, content: bytes | str | None, tmp_path: Path
+) -> None:
+    file = tmp_path / name
+    if content == "folder":
+        file.mkdir()
+    elif isinstance(content, bytes):
+        file.write_bytes(content)
+    source = f'data.sources=[{{name="story", kind="text", path="{file}"}}]'
+    done = lab(
+        "train",
+        "--preset",
+        "tiny",
+        "--set",
+        source,
+        "--set",
+        "data.phases=[{from_step=0, weights={story=1.0}}]",
+        runs=tmp_path / "runs",
+    )
+    assert done.returncode == 2, done.stderr
+    assert name in done.stderr or "story" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not [path for path in (tmp_path / "runs").glob("*") if not path.name.startswith(".")]
+
+
+def test_foreign_and_broken_runs_are_refused_by_name(runs: Path, tmp_path: Path) -> None:
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "notes.txt").write_text("not a run")
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for file in ("config.toml", "manifest.json"):
+        (broken / file).write_text("{[ not readable")
+    for path in (foreign, broken):
+        done = lab("status", str(path), runs=runs)
+        assert done.returncode == 2 and str(path) in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_first_sigint_saves_and_stops_and_resuming_reaches_the_same_end(overrides: list[str], runs: Path) -> None:
+    settings = [*overrides, "--set", "train.steps=400", "--set", "checkpoint.every=400", "--set", "probing.every=0"]
+    process = subprocess.Popen(
+        command("train", "--preset", "tiny", "--name", "stopped", *settings),
+        env=environment(runs),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not (runs / "stopped" / "checkpoints" / "step-000000004").exists():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "lab resume stopped" in errors
+    assert json.loads(lab("status", "stopped", "--json", runs=runs).stdout)["state"] == "stopped"
+    done = lab("resume", "stopped", runs=runs)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(lab("status", "stopped", "--json", runs=runs).stdout)["step"] == 400
+
+
+def test_print_config_prints_what_would_run() -> None:
+    done = subprocess.run(
+        command(
+            "train",
+            "--preset",
+            "laptop",
+            "--set",
+            "train.steps=7",
+            "--set",
+            "optimizer.warmup_steps=2",
+            "--print-config",
+        ),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and "steps = 7" in done.stdout and 'preset = "laptop"' in done.stdout
+
+
+def test_doctor_examines_the_machine_and_every_run(runs: Path) -> None:
+    findings = json.loads(lab("doctor", "--json", runs=runs).stdout)
+    names = {finding["name"] for finding in findings}
+    assert {"python", "torch", "disk", "run fox"} <= names
+    assert all(finding["ok"] for finding in findings if finding["name"].startswith("run "))
