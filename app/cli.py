@@ -291,12 +291,16 @@ def _details(run: "Run") -> dict[str, Any]:
 
 def _show_result(run: "Run") -> None:
     """What the demo ends with: numbers, a sample, the two depth profiles, where it all lies."""
+    from lab.bigram import bigram_bits_per_byte
     from lab.generate import Sampling
     from lab.generate import generate as sample
     from train.probing import stored_profiles
+    from train.session import prepare_corpus
 
     summary = _summary(run)
-    typer.echo(f"\nloss {summary['loss']} nats per token, validation {summary['bits_per_byte']} bits per byte\n")
+    bigram = bigram_bits_per_byte(run.config, prepare_corpus(run.config, run.path.parent), summary["step"])
+    typer.echo(f"\nloss {summary['loss']} nats per token, validation {summary['bits_per_byte']} bits per byte")
+    typer.echo(f"(an interpolated bigram model of the same tokens: {bigram:.4f} bits per byte)\n")
     typer.echo("a sample:")
     typer.echo("  " + _printable(sample(run.model(), run.tokenizer(), "The ", Sampling(max_tokens=60)).text.strip()))
     typer.echo("")

@@ -49,13 +49,14 @@ class Top:
         One part and not two: a refresh costs some 50 ms of a core before anything is drawn.
         """
         opened = self.opened
-        live = opened is not None and state_of(opened) in LIVE_STATES
+        live = opened is None or state_of(opened) in LIVE_STATES  # without a run: its first one may be on its way
 
         def part() -> None:
+            now_live = live
             if opened is not None and self.place is not None:
                 now_live = _status(opened, self.place) in LIVE_STATES
-                if now_live != live or set(queries.run_names(default_root())) != set(self.names):
-                    st.rerun(scope="app")  # another rhythm, or another list of runs, and both are outside this part
+            if now_live != live or set(queries.run_names(default_root())) != set(self.names):
+                st.rerun(scope="app")  # another rhythm, or another list of runs, and both are outside this part
             draw()
 
         st.fragment(part, run_every=LIVE if live else IDLE)()
@@ -63,10 +64,11 @@ class Top:
     def records_or_stop(self) -> tuple[Opened, Records]:
         """The run and its records; without a run, or with one that cannot be read, says so and ends the page."""
         if self.opened is None:
-            empty_state()
+            self.keep_fresh(empty_state)
             st.stop()
         if self.opened.records is None:
-            complain(self.opened.problem or "This run cannot be read.")
+            problem = self.opened.problem or "This run cannot be read."
+            self.keep_fresh(lambda: complain(problem))
             st.stop()
         return self.opened, self.opened.records
 

@@ -50,24 +50,8 @@ STORY = (
 @pytest.fixture(scope="session")
 def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small corpus of its own: 400 paragraphs that differ, plain enough to learn in seconds."""
-    words = [
-        "king",
-        "queen",
-        "horse",
-        "house",
-        "river",
-        "stone",
-        "bread",
-        "night",
-        "morning",
-        "child",
-        "teacher",
-        "soldier",
-        "garden",
-        "winter",
-        "song",
-        "road",
-    ]
+    nouns = "king queen horse house river stone bread night morning child teacher soldier garden winter song road"
+    words = nouns.split()
     verbs = ["saw", "found", "lost", "carried", "wanted", "loved", "feared", "built", "sold", "remembered"]
     lines = [
         f"{STORY}The {words[i % 16]} {verbs[i % 10]} the {words[(i * 7 + 3) % 16]} in the {words[(i * 3 + 5) % 16]}. "

@@ -62,7 +62,7 @@ def derived_generator(seed: int, name: str, step: int) -> torch.Generator:
 
 
 def _cuda_states() -> list[torch.Tensor]:
-    return torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    return torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
 
 
 def _encode(data: bytes) -> str:

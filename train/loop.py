@@ -89,7 +89,7 @@ def accumulate(session: Session, batches: Sequence[Batch]) -> tuple[float, int]:
             extra = intervention.loss(session.model, batch)
             if extra is not None:
                 loss = loss + extra * (count / max(1, targets))
-        loss.backward()
+        torch.autograd.backward(loss)
     return total, targets
 
 

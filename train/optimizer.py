@@ -28,7 +28,7 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ad
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
     """{"exp_avg/blocks.0.attn.W_Q": …, "step/…": …}; empty before the first update."""
-    named = {parameter: name for name, parameter in model.named_parameters()}
+    named: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {
         f"{moment}/{named[parameter]}": state[moment].detach()
         for parameter, state in optimizer.state.items()

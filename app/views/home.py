@@ -15,7 +15,7 @@ SPARK_POINTS = 120
 @header.in_words
 def page(top: Top) -> None:
     if top.opened is None:
-        header.empty_state()
+        top.keep_fresh(header.empty_state)
         return
     opened = top.opened
     top.keep_fresh(lambda: _newest(opened))
