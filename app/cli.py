@@ -36,7 +36,7 @@ def main() -> None:
     from lab.errors import LabError
 
     try:
-        app(standalone_mode=False)
+        sys.exit(app(standalone_mode=False) or 0)  # an Exit comes back as its code
     except LabError as error:
         _say(f"lab: {error}")
         sys.exit(error.exit_code)
@@ -48,8 +48,6 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
-    except typer.Exit as leave:
-        sys.exit(leave.exit_code)
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # a usage error of the command line itself
             _say(f"lab: {error.format_message()}")

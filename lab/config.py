@@ -19,7 +19,8 @@ from pydantic_core import ErrorDetails
 from lab.errors import LabError
 
 PROBE_TASKS = ("class.current", "class.next", "supersense.current", "supersense.next")
-BUILT_IN_SOURCES = ("chitchat", "sotu")
+BUILT_IN_SOURCES = ("chitchat", "sotu", "wiki")  # need no path; wiki is an asset: lab data get wiki
+OUTSIDE = ("wiki", "parquet", "huggingface")  # kinds that `lab.outside_sources` reads
 Role = Literal["system", "user", "assistant"]
 SPECIAL_TOKENS = 7  # lab.tokenizer.SPECIALS; kept as a number so that checking a configuration needs no tokenizer
 
@@ -68,8 +69,12 @@ class ModelConfig(Section):
 
 class Source(Section):
     name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")
-    kind: Literal["text", "folder", "jsonl", "chitchat", "sotu"]
+    kind: Literal["text", "folder", "jsonl", "chitchat", "sotu", "wiki", "parquet", "huggingface"]
     path: str | None = None
+    column: str = "text"  # of parquet and huggingface: text, or lists of messages
+    subset: str | None = None  # of huggingface: which of the data set's configurations
+    split: str = "train"  # of huggingface
+    topics: tuple[str, ...] = ()  # of wiki: articles of these alone
     loss_roles: tuple[Role, ...] = ("system", "user", "assistant")
 
     @model_validator(mode="after")
@@ -78,6 +83,17 @@ class Source(Section):
             raise ValueError(f"data.sources {self.name!r}: kind {self.kind!r} comes with the lab. Take path out.")
         if self.kind not in BUILT_IN_SOURCES and not self.path:
             raise ValueError(f"data.sources {self.name!r}: kind {self.kind!r} needs path, the file or folder to read.")
+        for field, kinds in (
+            ("column", OUTSIDE[1:]),
+            ("subset", OUTSIDE[2:]),
+            ("split", OUTSIDE[2:]),
+            ("topics", OUTSIDE[:1]),
+        ):
+            if self.kind not in kinds and getattr(self, field) != type(self).model_fields[field].default:
+                raise ValueError(
+                    f"data.sources {self.name!r}: {field} = {getattr(self, field)!r} means nothing for kind "
+                    f"{self.kind!r}, only for {' and '.join(kinds)}. Take it out."
+                )
         if not self.loss_roles:
             raise ValueError(f"data.sources {self.name!r}: loss_roles is empty, so nothing would be learned.")
         return self

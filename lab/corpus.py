@@ -23,6 +23,7 @@ from torch import Tensor
 
 from lab.config import RunConfig
 from lab.errors import LabError
+from lab.hf_tokenizer import load_tokenizer
 from lab.shards import FORMAT, Progress, Shards, prepare_shards
 from lab.sources import documents, fingerprint, position
 from lab.tokenizer import PATTERN, SPECIALS, Tokenizer
@@ -76,12 +77,16 @@ class Corpus:
         self._check()
 
     @classmethod
-    def prepare(cls, config: RunConfig, cache: Path, progress: Progress | None = None) -> "Corpus":
+    def prepare(
+        cls, config: RunConfig, cache: Path, progress: Progress | None = None, tokenizer: Tokenizer | None = None
+    ) -> "Corpus":
         """Train or load the tokenizer, tokenise what is not in the cache yet, verify what is.
 
         Args:
             cache: folder for tokenizer and shards; calls with other data share it and never disturb each other.
             progress: told what is being done and the share that is done (0..1).
+            tokenizer: of a run that has one already, imported weights for instance; by default `data.tokenizer` or
+                a trained one.
 
         Raises:
             LabError: for a source, tokenizer or shard that cannot be used, or too little text.
@@ -91,7 +96,8 @@ class Corpus:
         try:
             cache.mkdir(parents=True, exist_ok=True)
             with _alone(cache, report):
-                tokenizer = _tokenizer(config, cache, report)
+                if tokenizer is None:
+                    tokenizer = _tokenizer(config, cache, report)
                 shards = {
                     source.name: prepare_shards(source, tokenizer, share, cache, report)
                     for source in config.data.sources
@@ -273,7 +279,7 @@ def _tokenizer(config: RunConfig, cache: Path, progress: Progress) -> Tokenizer:
     """The tokenizer that is named, or one trained on the sources' training documents and kept in the cache."""
     size = config.model.d_vocab
     if config.data.tokenizer is not None:
-        tokenizer = Tokenizer.load(Path(config.data.tokenizer))
+        tokenizer = load_tokenizer(Path(config.data.tokenizer))
         if tokenizer.vocab_size != size:
             raise BadCorpus(
                 f"data.tokenizer {config.data.tokenizer} has {tokenizer.vocab_size} tokens, but model.d_vocab = {size}. "

@@ -21,7 +21,13 @@ from lab.tokenizer import BYTE_OF_LETTER, BadTokenizer, Tokenizer
 
 SETTINGS = "lab_tokenizer.json"  # beside the folder's own files: what they do not say
 # All that a folder may carry of a tokenizer; anything else in it (code, weights) is left behind.
-FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "added_tokens.json")
+FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "added_tokens.json",
+)
 _MARK = "\ue000"  # private use: stands for the contents of a chat while its template is rendered
 
 
@@ -50,17 +56,21 @@ class HFTokenizer(Tokenizer):
         self._files = dict(files)
         try:
             structure = json.loads(files["tokenizer.json"])
-            self._plain: Any = tokenizers.Tokenizer.from_str(files["tokenizer.json"].decode())
             config = json.loads(files.get("tokenizer_config.json", b"{}"))
-            self.specials = {
-                entry["content"]: entry["id"] for entry in structure.get("added_tokens", ()) if entry["special"]
-            }
+            added = structure.get("added_tokens") or []
+            # Converters invent specials (an unknown token, say) for which the model has no row; they could never be used.
+            structure["added_tokens"] = [
+                one for one in added if not one["special"] or vocab_size is None or one["id"] < vocab_size
+            ]
+            self.specials = {one["content"]: one["id"] for one in structure["added_tokens"] if one["special"]}
+            self._structure = json.dumps(structure) if structure["added_tokens"] != added else None
+            self._plain: Any = self.to_tokenizers()
         except KeyError as missing:
             raise BadTokenizer(f"tokenizer: has no {missing}. Save it with transformers' save_pretrained.") from None
         except Exception as error:  # tokenizers raises bare Exception for a file it cannot build
-            raise BadTokenizer(f"tokenizer.json cannot be read ({error}). Take the folder from its source again.") from None
-        self._plain.no_padding()
-        self._plain.no_truncation()
+            raise BadTokenizer(
+                f"tokenizer.json cannot be read ({error}). Take the folder from its source again."
+            ) from None
         self._plain.encode_special_tokens = True  # a special's spelling in text is ordinary text
         self._byte_level = _is_byte_level(structure)
         known = self._plain.get_vocab_size(with_added_tokens=True)
@@ -104,7 +114,10 @@ class HFTokenizer(Tokenizer):
         replace_file(folder / SETTINGS, json.dumps(settings, indent=1).encode())
 
     def to_tokenizers(self) -> tokenizers.Tokenizer:
-        return tokenizers.Tokenizer.from_str(self._files["tokenizer.json"].decode())
+        one = tokenizers.Tokenizer.from_str(self._structure or self._files["tokenizer.json"].decode())
+        one.no_padding()
+        one.no_truncation()
+        return one
 
     def encode(self, text: str) -> list[int]:
         return self.encode_batch([text])[0]
@@ -169,15 +182,14 @@ class HFTokenizer(Tokenizer):
     @cached_property
     def _marked(self) -> Any:
         """The same tokenizer, reading specials as specials: for templates, never for anybody's text."""
-        one = self.to_tokenizers()
-        one.no_padding()
-        one.no_truncation()
-        return one
+        return self.to_tokenizers()
 
     @cached_property
     def _jinja(self) -> Any:
         if self._template is None:
-            raise BadTokenizer("this tokenizer has no chat template, so it has no chat format. Give plain text instead.")
+            raise BadTokenizer(
+                "this tokenizer has no chat template, so it has no chat format. Give plain text instead."
+            )
         from transformers import PreTrainedTokenizerFast
 
         names = {special: spelling for spelling, special in self.specials.items()}
@@ -251,7 +263,9 @@ def read_files(folder: Path) -> dict[str, bytes]:
     """A folder's tokenizer files by name. Raises BadTokenizer without a `tokenizer.json`."""
     files = {name: (folder / name).read_bytes() for name in FILES if (folder / name).is_file()}
     if "tokenizer.json" not in files:
-        raise BadTokenizer(f"{folder}: has no tokenizer.json. Save the tokenizer there with transformers' save_pretrained.")
+        raise BadTokenizer(
+            f"{folder}: has no tokenizer.json. Save the tokenizer there with transformers' save_pretrained."
+        )
     return files
 
 

@@ -6,6 +6,7 @@ its field (`llama`, `hooked_format`) before anything is written; the run appears
 """
 
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -75,7 +76,9 @@ def import_run(
         raise RunExists(f"{root / name}: exists already. Choose another name.")
     if any(override.lstrip().startswith("model.") for override in overrides):
         raise BadImport("--set model.…: the shape comes with the weights. The context alone can be chosen: --n-ctx N")
-    load_config(preset, None, [*_DEFAULTS, *overrides])  # before a download: the configuration is checked as far as it can be
+    load_config(
+        preset, None, [*_DEFAULTS, *overrides]
+    )  # before a download: the configuration is checked as far as it can be
     found = read_source(source, n_ctx, tokenizer, revision)
     shape = [f"model.{key}={_toml(value)}" for key, value in found.model.model_dump(exclude_none=True).items()]
     config = load_config(preset, None, [*_DEFAULTS, *overrides, *shape])
@@ -116,16 +119,19 @@ def _read_folder(folder: Path, n_ctx: int | None, tokenizer: Path | None, origin
     model = _capped(model_of_hooked if hooked else model_of_llama, config, n_ctx)
     tensors = _read_tensors(folder)
     weights = (from_hooked if hooked else from_llama)(tensors, model)
-    return Found(model, weights, _tokenizer(tokenizer or folder, model.d_vocab), origin | {"format": "hooked" if hooked else "hf"})
+    return Found(
+        model,
+        weights,
+        _tokenizer(tokenizer or folder, model.d_vocab),
+        origin | {"format": "hooked" if hooked else "hf"},
+    )
 
 
 def _read_gguf(path: Path, n_ctx: int | None, tokenizer: Path | None, origin: dict[str, Any]) -> Found:
     """Through transformers, which turns quantised blocks into float32 and the file's own tokenizer into tokenizer.json."""
-    try:
-        import accelerate  # noqa: F401 transformers asks for both, but says so in the middle of loading
-        import gguf  # noqa: F401
-    except ImportError as missing:
-        raise BadImport(f"{path}: reading GGUF needs the package {missing.name}. Run: pip install 'brightwoven-lab[imports]'") from None
+    missing = [package for package in ("accelerate", "gguf") if importlib.util.find_spec(package) is None]
+    if missing:  # transformers asks for both, but says so in the middle of loading
+        raise BadImport(f"{path}: reading GGUF needs {missing[0]}. Run: pip install 'brightwoven-lab[imports]'")
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -156,13 +162,21 @@ def _capped(shape_of: Any, config: Mapping[str, Any], n_ctx: int | None) -> Mode
 def _from_hub(source: str, revision: str | None) -> tuple[Path, str]:
     from huggingface_hub import snapshot_download
 
-    patterns = ["config.json", "*.safetensors", "model.safetensors.index.json", *FILES, "tokenizer.model", "vocab.json", "merges.txt"]
+    patterns = [
+        "config.json",
+        "*.safetensors",
+        "model.safetensors.index.json",
+        *FILES,
+        "tokenizer.model",
+        "vocab.json",
+        "merges.txt",
+    ]
     try:
         folder = Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
     except Exception as error:  # no network, no such name, not allowed: the library has a class for each
         raise BadImport(
             f"{source}: is no folder here and could not be fetched from the hub ({type(error).__name__}: "
-            f"{str(error).splitlines()[0] if str(error) else 'no reason given'}). Check name and network, or give a local folder."
+            f"{(str(error) or 'no reason given').splitlines()[0]}). Check name and network, or give a local folder."
         ) from error
     return folder, folder.name
 
@@ -199,7 +213,9 @@ def _tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
     if settings.is_file() and "lab_sha256" in _json(settings):
         tokenizer: Tokenizer = Tokenizer.load(folder)
         if tokenizer.vocab_size != vocab_size:
-            raise BadTokenizer(f"{folder}: has {tokenizer.vocab_size} tokens, but the model's vocab_size is {vocab_size}.")
+            raise BadTokenizer(
+                f"{folder}: has {tokenizer.vocab_size} tokens, but the model's vocab_size is {vocab_size}."
+            )
         return tokenizer
     if (folder / "tokenizer.json").is_file():
         return HFTokenizer.adopt(folder, vocab_size)

@@ -113,7 +113,9 @@ def _check_fields(config: Mapping[str, Any]) -> None:
             "and its norms have no gains. None of the three fits; read it with transformers."
         )
     if kind not in MODEL_TYPES:
-        raise DoesNotFit(f"config.json: model_type = {kind!r}: only {' and '.join(MODEL_TYPES)} fit the lab's arithmetic.")
+        raise DoesNotFit(
+            f"config.json: model_type = {kind!r}: only {' and '.join(MODEL_TYPES)} fit the lab's arithmetic."
+        )
     for field in _REQUIRED:
         if type(config.get(field)) is not int or config[field] < 1:
             raise DoesNotFit(f"config.json: {field} = {config.get(field)!r}: a whole number above 0 is needed.")

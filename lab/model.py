@@ -11,7 +11,7 @@ Differences from HookedTransformer, all deliberate: `ln1` runs and fires once a 
 buffers that do not train, matrices start from another initialisation (`GPT.initialise`), a KV cache keeps rotated keys.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -24,10 +24,15 @@ from transformer_lens.hook_points import HookPoint
 
 from lab.attention import KeyValueCache, Padding, Rotary
 from lab.blocks import Block, Embed, HookNotEnabled, RMSNorm, Unembed, hooked, listened
+from lab.errors import LabError
 from lab.shape import GPTConfig
 from lab.surface import HookedSurface
 
-__all__ = ["GPT", "GPTConfig", "HookNotEnabled", "KeyValueCache", "Output"]
+__all__ = ["GPT", "BiasesNotZero", "GPTConfig", "HookNotEnabled", "KeyValueCache", "Output"]
+
+
+class BiasesNotZero(LabError):
+    """Weights with biases were loaded; they would count on one way through the model and not on the other."""
 
 
 class Output(NamedTuple):
@@ -82,6 +87,19 @@ class GPT(HookedSurface, HookedRootModule):
             if name.endswith(("W_O", "W_out")):
                 deviation /= (2 * self.cfg.n_layers) ** 0.5
             weight.copy_(torch.randn(weight.shape, generator=generator) * deviation)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As in torch. Biases must be zero: they do not train, and the fused way leaves them out.
+
+        Raises:
+            BiasesNotZero: naming the first one that is not.
+        """
+        for name, value in state_dict.items():
+            if name.rsplit(".", 1)[-1].lstrip("_").startswith("b_") and bool(torch.as_tensor(value).any()):
+                raise BiasesNotZero(
+                    f"{name} is not zero, but a model of this shape has no biases. Fold or drop them first."
+                )
+        return super().load_state_dict(state_dict, strict, assign)
 
     def forward(
         self,

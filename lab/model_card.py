@@ -38,8 +38,10 @@ def card(run: "Run", step: int, kind: str) -> str:
     imported = run.manifest.get("imported") or {}
     origin = imported.get("hub") or imported.get("asset")
     front = ["library_name: transformers", "pipeline_tag: text-generation", "tags: [brightwoven-lab, interpretability]"]
-    front += [f"license: {'apache-2.0' if imported.get('licence') == 'Apache-2.0' else 'other'}"]
-    heads = f"{model.n_heads} heads" + (f" ({model.n_key_value_heads} of keys and values)" if model.n_key_value_heads else "")
+    front += [f"license: {'apache-2.0' if imported.get('licence') == 'Apache-2.0' and step == 0 else 'other'}"]
+    heads = f"{model.n_heads} heads" + (
+        f" ({model.n_key_value_heads} of keys and values)" if model.n_key_value_heads else ""
+    )
     lines = ["---", *front, "---", "", f"# {run.name}, step {step}", ""]
     lines += [
         f"A Llama-shaped decoder: {model.n_layers} layers, {model.d_model} wide, {heads}, context {model.n_ctx}, "

@@ -103,5 +103,3 @@ def _when(segment: Segment, step: int) -> float:
         return segment.started_at
     share = min(1.0, max(0.0, (step - segment.from_step) / (segment.end_step - segment.from_step)))
     return segment.started_at + share * (segment.ended_at - segment.started_at)
-
-

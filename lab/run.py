@@ -307,9 +307,10 @@ class Run:
         return model
 
     def tokenizer(self) -> "Tokenizer":
-        from lab.tokenizer import Tokenizer
+        """The tokenizer the run was made with: ours, or the one that imported weights came with."""
+        from lab.hf_tokenizer import load_tokenizer
 
-        return Tokenizer.load(self.tokenizer_folder)
+        return load_tokenizer(self.tokenizer_folder)
 
     def records(self) -> "Records":
         """The database, for reading; close it, or use it in a `with`."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from lab.config import Role, Source
+from lab.config import OUTSIDE, Role, Source
 from lab.errors import LabError
 
 TEXT_ENDINGS = (".txt", ".md", ".text")
@@ -55,6 +55,11 @@ def documents(source: Source) -> Iterator[tuple[Document, float]]:
     Raises:
         BadSource: naming the file, the byte or line, and the remedy.
     """
+    if source.kind in OUTSIDE:
+        from lab.outside_sources import outside_documents
+
+        yield from outside_documents(source)
+        return
     files = _files(source)
     sizes = [max(1, file.stat().st_size) for file in files]
     before = 0
@@ -75,6 +80,10 @@ def fingerprint(source: Source) -> str:
     Raises:
         BadSource: the path is missing, of the wrong sort, or empty.
     """
+    if source.kind in OUTSIDE:
+        from lab.outside_sources import outside_fingerprint
+
+        return outside_fingerprint(source)
     files = _files(source)
     together = hashlib.sha256()
     for file in files:

@@ -26,8 +26,8 @@ SPECIALS = ("<|bos|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<|
 CHAT_ROLES = ("system", "user", "assistant", "journal")
 
 # GPT-4's split with numbers of one or two digits, which lose less at small vocabularies (nanochat, LOG.md), and two
-# changes that make both regex engines equal and linear on any input: no case folding, which they do by different
-# tables; and whitespace in runs of at most 64, since on a run of a million spaces tiktoken's engine panics and the other
+# changes that keep both regex engines equal and linear on any input: no case folding, whose tables are each engine's
+# own; and whitespace in runs of at most 64, since on a run of a million spaces tiktoken's engine panics and the other
 # turns quadratic. Letters have no such bound: {1,64} makes the automaton so big that short texts take six times as long.
 PATTERN = "|".join(
     (

@@ -22,7 +22,8 @@ from lab.corpus import Batch, Corpus
 from lab.errors import LabError
 from lab.model import GPT, GPTConfig
 from lab.records import Event, Records
-from lab.run import Run, default_root
+from lab.run import Run, RunExists, default_root
+from lab.run_names import check_name, resolve_inside
 from train.attachments import Attachment, Intervention
 from train.control import Control
 from train.evaluation import Evaluation
@@ -179,6 +180,8 @@ def start(
         riders: attachments and interventions to bring along besides those of the configuration.
     """
     root = root or default_root()
+    if name is not None and resolve_inside(root, check_name(name)).exists():
+        raise RunExists(f"{root / name}: exists already. Choose another name, or go on with it: lab resume {name}")
     corpus = prepare_corpus(config, root, progress)
     run = Run.create(root, name, config)
     corpus.tokenizer.save(run.tokenizer_folder)
@@ -282,7 +285,9 @@ def _session(
         )
         if saved is not None:
             session.load(saved)
-            session._saved = None if rewound else session.step
+            session._saved = session.step
+            if rewound:  # so that a kill before the next checkpoint does not undo the rewind
+                checkpoint.point_latest(run.checkpoints_folder, session.step)
             records.add_now(_event(session, "rewind" if rewound else "resume", f"from step {session.step}"))
         try:
             yield session

@@ -1,19 +1,49 @@
 """The command line as a person meets it: real processes, exit codes, data on stdout and everything else on stderr."""
 
+import contextlib
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from app.cli import main
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def lab(*arguments: str, runs: Path) -> subprocess.CompletedProcess[str]:
+@dataclass
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def lab(*arguments: str, runs: Path) -> Done:
+    """The command in this process: what it prints and how it exits. Real processes cost 4 s each; a few tests use them."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    before = sys.argv, dict(os.environ)
+    sys.argv = ["lab", *arguments]
+    os.environ["LAB_RUNS"] = str(runs)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            main()
+    except SystemExit as leave:
+        code = int(leave.code or 0)
+    finally:
+        sys.argv = before[0]
+        os.environ.clear()
+        os.environ.update(before[1])
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+def real_lab(*arguments: str, runs: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(*arguments), env=environment(runs), capture_output=True, text=True, timeout=240)
 
 
@@ -170,7 +200,7 @@ def test_foreign_and_broken_runs_are_refused_by_name(runs: Path, tmp_path: Path)
     for file in ("config.toml", "manifest.json"):
         (broken / file).write_text("{[ not readable")
     for path in (foreign, broken):
-        done = lab("status", str(path), runs=runs)
+        done = real_lab("status", str(path), runs=runs)
         assert done.returncode == 2 and str(path) in done.stderr and "Traceback" not in done.stderr
 
 
@@ -192,7 +222,7 @@ def test_the_first_sigint_saves_and_stops_and_resuming_reaches_the_same_end(over
     assert process.returncode == 130
     assert "lab resume stopped" in errors
     assert json.loads(lab("status", "stopped", "--json", runs=runs).stdout)["state"] == "stopped"
-    done = lab("resume", "stopped", runs=runs)
+    done = real_lab("resume", "stopped", runs=runs)
     assert done.returncode == 0, done.stderr
     assert json.loads(lab("status", "stopped", "--json", runs=runs).stdout)["step"] == 400
 

@@ -3,7 +3,13 @@
 import pytest
 import torch
 
-from tests.contract import CACHE_METHODS, SMALL, SPLIT, Case, disagreements, same
+from tests.contract import (
+    SMALL,
+    SPLIT,
+    Case,
+    disagreements,
+)
+from tests.stories import CACHE_METHODS, same
 from tests.tl39.oracle import twin
 
 CASES = [SMALL, SPLIT, Case(n_ctx=16, batch=1, tied=True, n_key_value_heads=1), Case(n_ctx=9, random_gains=False)]

@@ -11,7 +11,6 @@ from tests.contract import (
     GRADIENT,
     SMALL,
     SPLIT,
-    STORIES,
     Case,
     attached,
     bound,
@@ -21,9 +20,9 @@ from tests.contract import (
     gradients,
     names_and_options,
     relative,
-    same,
     set_options,
 )
+from tests.stories import STORIES, same
 from tests.tl39.oracle import tied_gradients, twin
 
 NAMES = names_and_options()
