@@ -126,9 +126,9 @@ class Attention(nn.Module):
         W_K, _, W_V, _ = self.unexpanded
         weight = rearrange(torch.cat((self.W_Q, W_K, W_V)), "head d_model d_head -> (head d_head) d_model")
         qkv = rearrange(F.linear(x, weight), "b p (h k) -> b p h k", k=self.cfg.d_head)
-        turning, v = torch.split(qkv, (self.cfg.n_heads + self.cfg.n_kv, self.cfg.n_kv), dim=2)
+        turning, v = torch.split(qkv, [self.cfg.n_heads + self.cfg.n_kv, self.cfg.n_kv], dim=2)
         turned = self._rotary[0](turning, cache.length if cache else 0)
-        q, k = torch.split(turned, (self.cfg.n_heads, self.cfg.n_kv), dim=2)
+        q, k = torch.split(turned, [self.cfg.n_heads, self.cfg.n_kv], dim=2)
         if cache is not None:
             k, v = cache.append(layer, k, v)
         z = F.scaled_dot_product_attention(

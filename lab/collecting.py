@@ -139,7 +139,6 @@ def collect(
     rows = windows(documents, tokenizer, context, tokens)
     done = sum(shard["windows"] for shard in shards)
     next(itertools.islice(rows, done, done), None)
-    shapes: dict[str, list[Any]] = {}
     with _switched_on(model, names):
         while chunk := list(itertools.islice(rows, per_shard)):
             whole = [row for row in chunk if len(row) == context]
@@ -148,7 +147,8 @@ def collect(
                     tensors = _run(model, part, names, stop, batch, _DTYPES[dtype])
                     shards.append(_write_shard(out, len(shards), tensors))
     if not shards:
-        raise BadCollection(f"{out}: the text holds no token. Give a text.")
+        (out / PLAN).unlink()
+        raise BadCollection("the text holds no token. Give one with --text, or another one.")
     shapes = shards[0]["shapes"]
     manifest = plan | {
         "layers": LAYERS,
@@ -293,4 +293,4 @@ def _bytes_per_token(model: GPT, names: Sequence[str], context: int, dtype: Dtyp
     size: int = 2 if dtype == "float16" else 4
     attention = [name for name in names if name.endswith(("hook_attn_scores", "hook_pattern"))]
     plain: int = sum(found[name].numel() // 2 for name in names if name not in attention)
-    return size * (plain + len(attention) * model.cfg.n_heads * context)
+    return int(size * (plain + len(attention) * model.cfg.n_heads * context))

@@ -47,6 +47,7 @@ def made_run(
         shape += [
             f'data.sources=[{{name="story", kind="text", path="{text}"}}]',
             "data.phases=[{from_step=0, weights={story=1.0}}]",
+            "data.validation_share=0.3",
         ]
     config = load_config("tiny", None, shape)
     run = Run.create(root, name, config)

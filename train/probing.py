@@ -335,9 +335,9 @@ def _cell(found: Mapping[str, Any] | None) -> str:
 
 
 def _validation_texts(run: Run) -> list[str]:
-    from train.session import prepare_corpus  # which imports this file, to build the attachment
+    from train.session import corpus_of  # which imports this file, to build the attachment
 
-    return prepare_corpus(run.config, run.path.parent).validation_documents()
+    return corpus_of(run).validation_documents()
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -102,6 +102,8 @@ class Session:
                 if part.name in state[kind]:
                     part.load_state_dict(state[kind][part.name])
 
+        if state.get("imported"):  # weights from elsewhere: everything else begins as in a new run
+            return {"weights": lambda: self.model.load_state_dict(saved.weights)}
         return {
             "counters": counters,
             "weights": lambda: self.model.load_state_dict(saved.weights),
@@ -166,6 +168,11 @@ def prepare_corpus(config: RunConfig, root: Path, progress: Progress | None = No
     return Corpus.prepare(config, root / ".data", progress)
 
 
+def corpus_of(run: Run, progress: Progress | None = None) -> Corpus:
+    """The corpus of a run that exists, in the tokens of its own tokenizer (imported weights brought theirs along)."""
+    return Corpus.prepare(run.config, run.path.parent / ".data", progress, run.tokenizer())
+
+
 @contextmanager
 def start(
     config: RunConfig,
@@ -210,8 +217,10 @@ def resume(
         RunLocked: somebody trains it now.
     """
     with run.lock("training"):
-        corpus = prepare_corpus(run.config, run.path.parent, progress)
-        if run.manifest.get("data") not in (None, corpus.manifest):
+        corpus = corpus_of(run, progress)
+        if not run.manifest.get("data"):  # imported weights, trained for the first time
+            run.update_manifest(data=corpus.manifest)
+        if run.manifest["data"] != corpus.manifest:
             raise CannotResume(
                 f"{run.path}: the text has changed since this run began, so it would go on with other data. "
                 "Put the old text back, or start a new run."
@@ -281,7 +290,7 @@ def _session(
             segment=segment,
             step=0,
             horizon=config.train.steps,
-            fresh=saved is None,
+            fresh=saved is None or bool(saved.state.get("imported")),
         )
         if saved is not None:
             session.load(saved)

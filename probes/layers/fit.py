@@ -27,7 +27,7 @@ from probes.layers.calibrate import calibrate, log_loss_bits, temperature
 
 # Shares of n (the penalty is n times this, on features of unit variance). At a fixed share small samples gave negative
 # bits, hence the wide grid and the choice inside each training fold.
-PENALTIES = (1e-3, 5e-3, 2.5e-2, 0.12, 0.6, 3.0)
+PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 RARE_WORDS, RARE_SENTENCES = 20, 10  # a class with fewer is left out and reported
 FEWEST_WORDS, FEWEST_SENTENCES = 100, 30
 
@@ -310,15 +310,13 @@ class _Moments:
         deviation = (total.diagonal() / n - mean.square()).clamp(min=0).sqrt()
         deviation = torch.where(deviation > 1e-6, deviation, torch.ones_like(deviation))
         share = n_class / n
-        # From here on single precision will do: the smallest eigenvalue of what is factorised is the penalty, at least
-        # 1e-3, and rounding errors are 1e-5 of features of unit variance. The differences above would not survive it.
         # Sums of squares less the means', all at once: means and class means are rows of one low-rank term.
         low_rank = torch.cat((mean[None], class_mean * share.sqrt()[:, None]))
         within = torch.addmm(total, low_rank.T, low_rank, beta=1 / n, alpha=-1)
         within /= deviation
         within /= deviation[:, None]
         class_mean = (class_mean / deviation).T.contiguous()
-        return cls(n, mean, deviation, class_mean.float(), share.float(), within.float())
+        return cls(n, mean, deviation, class_mean, share, within)
 
 
 @dataclass(frozen=True)
@@ -336,9 +334,9 @@ class _Discriminant:
         weight, bias = [], torch.zeros(())
         for one, found in zip(moments, solved, strict=True):
             scaled = found * scale[:, None, None]
-            weight.append(scaled / one.deviation.float()[:, None])
-            bias = bias - one.mean.float() @ weight[-1] - 0.5 * (one.class_mean * scaled).sum(1)
-        return cls(tuple(weight), bias)
+            weight.append(scaled / one.deviation[:, None])
+            bias = bias - one.mean @ weight[-1] - 0.5 * (one.class_mean * scaled).sum(1)
+        return cls(tuple(w.float() for w in weight), bias.float())
 
     def scores(self, features: Sequence[Float[Tensor, "word d"]]) -> Float[Tensor, "penalty class word"]:
         total = self.bias[:, :, None]
@@ -354,7 +352,7 @@ class _Discriminant:
 class _Alone:
     """Discriminants of one layer by itself."""
 
-    grid = torch.tensor(PENALTIES)
+    grid = torch.tensor(PENALTIES, dtype=torch.float64)
 
     def __init__(self, block: _Block, counts: Float[Tensor, "fold class"]) -> None:
         self.blocks, self.counts = (block,), counts
@@ -375,7 +373,7 @@ class _Given:
     Keeps what depends on h_0 only, so one object serves all layers in turn (`beside`).
     """
 
-    grid = torch.tensor((*PENALTIES, torch.inf))
+    grid = torch.tensor((*PENALTIES, torch.inf), dtype=torch.float64)
 
     def __init__(self, first: _Block, counts: Float[Tensor, "fold class"], held: Float[Tensor, "fold"]) -> None:
         self.first, self.counts, self.held = first, counts, held
@@ -398,14 +396,14 @@ class _Given:
         cross = torch.addmm(cross, first.mean[:, None], second.mean[None], beta=1 / first.n, alpha=-1)
         cross /= first.deviation[:, None]
         cross /= second.deviation
-        cross = torch.addmm(cross.float(), first.class_mean * first.class_share, second.class_mean.T, alpha=-1)
+        cross = torch.addmm(cross, first.class_mean * first.class_share, second.class_mean.T, alpha=-1)
         explained = inverse @ cross
         rest = torch.addmm(second.within, cross.T, explained, alpha=-1)
         finite = penalties[penalties.isfinite()]
         solved = _ridge(rest, finite, second.class_mean - cross.T @ alone)
         # An infinite penalty leaves h_l out: what remains is the discriminant of h_0 alone.
         solved = torch.cat((solved, solved.new_zeros(len(penalties) - len(finite), *second.class_mean.shape)))
-        scale = torch.full((len(penalties),), 1 + self.key(fold))
+        scale = torch.full((len(penalties),), 1 + self.key(fold), dtype=torch.float64)
         return _Discriminant.of([first, second], [alone - explained @ solved, solved], scale)
 
     def _of_first(self, left_out: tuple[int, ...], held: float) -> tuple[_Moments, Tensor, Tensor]:
@@ -436,7 +434,7 @@ def _read(problem: Problem, family: _Alone | _Given) -> tuple[Float[Tensor, "wor
     other folds. Neighbouring pairs serve two outer folds at once, so five folds cost five inner training sets, not 20.
     """
     loss = torch.empty(len(problem.label))
-    chosen = torch.empty(problem.folds)
+    chosen = torch.empty(problem.folds, dtype=torch.float64)
     memory: dict[tuple[int, int, float], _Discriminant] = {}
     floor = 1 / len(problem.label)
     for fold in range(problem.folds):

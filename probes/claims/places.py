@@ -1,0 +1,226 @@
+"""Where and when: regions of layers, windows of training, and the phrases that name them.
+
+Layers are 0..L (0 = embedding sum, l = after block l). "The first layer" is layer 1, "the last" is L. Words without a
+number are thirds of the relative depth ("lower", "middle", "upper"), as `methods/probing.md` B.7 tests bands; a
+half or a quarter is what it says. A number is kept exactly: whether the model has that layer is for the verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+AROUND_STEP = 0.2  # "around step 1000" is 800 to 1200; "around layer 4" is 3 to 5
+
+
+@dataclass(frozen=True)
+class Region:
+    """Layers `first` to `last`, both included.
+
+    Attributes:
+        unit: "layer" counts from 0, "top" counts down from the last layer (0 = L), "depth" is relative, 0..1.
+        last: None = up to the last layer.
+        rank: -1, 0 or 1 for a region named by low, middle or high alone: what a contrast of two may be read from.
+        never: the phrase itself denies ("nowhere", "in no layer").
+    """
+
+    unit: str
+    first: float
+    last: float | None
+    rank: int | None = None
+    never: bool = False
+    until: bool = False
+
+    def __str__(self) -> str:
+        if self.unit == "depth":
+            return f"depth {self.first:.2f}..{self.last:.2f}"
+        if self.unit == "top":
+            return "layer " + "..".join("top" if not n else f"top-{n:.0f}" for n in (self.first, self.last or 0))
+        return f"layer {self.first:.0f}..{'top' if self.last is None else f'{self.last:.0f}'}"
+
+    def layers(self, n_layers: int) -> tuple[float, float]:
+        """First and last layer in a model with layers 0..n_layers; a relative depth may fall between two."""
+        if self.unit == "depth":
+            return self.first * n_layers, (1.0 if self.last is None else self.last) * n_layers
+        if self.unit == "top":
+            return n_layers - self.first, n_layers - (self.last or 0)
+        return self.first, n_layers if self.last is None else self.last
+
+    def to_json(self) -> dict[str, Any]:
+        return {"unit": self.unit, "first": self.first, "last": self.last, "text": str(self)}
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of training.
+
+    Attributes:
+        unit: "step", "share" of the whole training (0..1), or "checkpoint" (counted back from the newest).
+        first, last: None = open.
+        how: the preposition that decides what is claimed: after, by, since, until, at.
+        rank: -1, 0, 1 for early, middle, late in training.
+    """
+
+    unit: str
+    first: float | None
+    last: float | None
+    how: str = "at"
+    rank: int | None = None
+
+    def __str__(self) -> str:
+        def show(value: float | None) -> str:
+            return "" if value is None else f"{value:.2f}" if self.unit == "share" else f"{value:.0f}"
+
+        return f"{self.unit} {show(self.first)}..{show(self.last)}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {"unit": self.unit, "first": self.first, "last": self.last, "how": self.how, "text": str(self)}
+
+
+CLASSES = {
+    "layers": "layers levels blocks",
+    "layer": "layer l level block",
+    "net": "network stack model layers hierarchy transformer depth net me myself",
+    "lowfirst": "first initial beginning opening earliest",
+    "low": "lower low early earlier shallow shallower bottom lowest lowermost bottommost shallowest",
+    "mid": "middle mid intermediate central middling",
+    "highlast": "last final closing latest",
+    "high": "upper high higher late later deep deeper top highest deepest uppermost topmost",
+    "near": "around about near circa roughly approximately",
+    "until": "by until till through",
+    "before": "before below under beneath",
+    "after": "after above beyond past over",
+    "whole": "all every each any",
+    "det": "the my its our this",
+}
+
+LOW = Region("depth", 0.0, 1 / 3, -1)
+MIDDLE = Region("depth", 1 / 3, 2 / 3, 0)
+HIGH = Region("depth", 2 / 3, 1.0, 1)
+_PARTS = {"half": 1 / 2, "third": 1 / 3, "quarter": 1 / 4, "fifth": 1 / 5}
+_SIDES = "[of the|of my|of this|of our|of its|of] [@net]"
+Numbers = tuple[float, ...]
+Make = Callable[[Numbers], "Region | Window | None"]
+
+
+def _span(first: float, last: float) -> Region | None:
+    return Region("layer", first, last) if first <= last else None
+
+
+def _both(numbers: Numbers) -> Region | None:
+    """ "Layers 2 and 3" is a range; "layers 2 and 5" is not, and no range is guessed from it."""
+    return _span(*numbers) if numbers[1] - numbers[0] == 1 else None
+
+
+def _near_step(n: float) -> Window:
+    return Window("step", round(n * (1 - AROUND_STEP)), round(n * (1 + AROUND_STEP)))
+
+
+def _always(found: Region | Window) -> Make:
+    return lambda _: found
+
+
+LAYER = "(@layer|@layers)"
+TO = "(-|to|through|until|till|up to|—) [@det] [@layer|@layers]"
+REGIONS: list[tuple[str, Make]] = [
+    (f"{LAYER} #", lambda n: Region("layer", n[0], n[0])),
+    ("[@det] [very] #th @layer", lambda n: Region("layer", n[0], n[0])),
+    (f"[from|in|at] {LAYER} # {TO} #", lambda n: _span(n[0], n[1])),
+    (f"[from] [@det] #th {TO} #th [@layer|@layers]", lambda n: _span(n[0], n[1])),
+    (f"between [the] {LAYER} # and [@layer] #", lambda n: _span(n[0], n[1])),
+    (f"between [the] #th and [the] #th {LAYER}", lambda n: _span(n[0], n[1])),
+    (f"{LAYER} # (and|&) [@layer] #", _both),
+    (f"[the] #th and [the] #th {LAYER}", _both),
+    (f"@near {LAYER} #", lambda n: Region("layer", max(0, n[0] - 1), n[0] + 1)),
+    ("@near the #th @layer", lambda n: Region("layer", max(0, n[0] - 1), n[0] + 1)),
+    (f"(by|through|up to|as early as|no later than|at the latest by) {LAYER} #", lambda n: Region("layer", 0, n[0])),
+    ("(by|through|up to|no later than) the #th @layer", lambda n: Region("layer", 0, n[0])),
+    (f"(until|till) {LAYER} #", lambda n: Region("layer", 0, n[0], until=True)),
+    ("(until|till) the #th @layer", lambda n: Region("layer", 0, n[0], until=True)),
+    (f"(@before|earlier than|shallower than|lower than) {LAYER} #", lambda n: _span(0, n[0] - 1)),
+    ("(@before|earlier than) the #th @layer", lambda n: _span(0, n[0] - 1)),
+    (f"(@after|deeper than|later than|higher than) {LAYER} #", lambda n: Region("layer", n[0] + 1, None)),
+    ("(@after|deeper than|later than) the #th @layer", lambda n: Region("layer", n[0] + 1, None)),
+    (f"[from|at] {LAYER} # (on|onward|onwards|up|upward|upwards)", lambda n: Region("layer", n[0], None)),
+    (f"[from] {LAYER} # (and|or) (up|above|beyond|higher|later|deeper|upward|upwards|onwards)", lambda n: Region("layer", n[0], None)),
+    ("from the #th @layer (on|onward|onwards|up|upward|upwards)", lambda n: Region("layer", n[0], None)),
+    (f"[from] {LAYER} # (and|or) (down|below|lower|earlier)", lambda n: Region("layer", 0, n[0])),
+    ("(first|bottom|lowest|lower|initial) # @layers", lambda n: Region("layer", 0, n[0])),
+    ("(last|final|top|upper|highest) # @layers", lambda n: Region("top", n[0] - 1, 0)),
+    ("first couple of @layers", _always(Region("layer", 0, 2))),
+    ("last couple of @layers", _always(Region("top", 1, 0))),
+    ("(last|final|top|topmost|highest|output|deepest|uppermost|very last|very top) @layer", _always(Region("top", 0, 0))),
+    ("(penultimate|second to last|last but one) @layer", _always(Region("top", 1, 1))),
+    ("(bottom|lowest|bottommost|very first|very bottom) @layer", _always(Region("layer", 1, 1))),
+    ("(embedding|embeddings|input) [@layer]", _always(Region("layer", 0, 0))),
+    ("(straight|right) (from|at) the (embedding|embeddings|input)", _always(Region("layer", 0, 0))),
+    ("[the] (@low|@lowfirst) [few|several|most|two or three] (@layers|ones)", _always(LOW)),
+    ("[the] (@high|@highlast) [few|several|most] (@layers|ones)", _always(HIGH)),
+    ("[the] @mid [few|several|most] (@layers|ones|@layer)", _always(MIDDLE)),
+    ("(halfway|midway|half way) [up|through|in|down|along] " + _SIDES, _always(MIDDLE)),
+    ("@det [very|exact] @mid [part|section|region|portion|of] [@det] [@net]", _always(MIDDLE)),
+    ("(@low|@lowfirst) [part|end|section|region|portion|stages|stage] of [@det] @net", _always(LOW)),
+    ("(@high|@highlast) [part|end|section|region|portion|stages|stage] of [@det] @net", _always(HIGH)),
+    ("(early|low|shallow|low down|early on) in [@det] @net", _always(LOW)),
+    ("(late|high|deep|high up|deep down|later|late on) (in|inside|into) [@det] @net", _always(HIGH)),
+    ("@det [very] (bottom|base|floor|start) " + _SIDES, _always(LOW)),
+    ("@det [very] (top|head|roof|end) " + _SIDES, _always(HIGH)),
+    ("(on|up|at|toward|towards|near|nearer) [the] top", _always(HIGH)),
+    ("(at|near|close to|toward|towards|nearer|closer to|nearer to) [the|my] (output|outputs|output end|unembedding|logits)", _always(HIGH)),
+    ("(at|near|close to|toward|towards|nearer|closer to|nearer to) [the|my] (input|inputs|input end|embedding|embeddings)", _always(LOW)),
+    ("(near|at|towards|toward|down) [the] bottom", _always(LOW)),
+    ("(early|very early|quite early|low down|down low) [on]", _always(LOW)),
+    ("(late|very late|quite late|high up|up high|deep down|deep inside|later on|deeply) [on]", _always(HIGH)),
+    ("((everywhere)|throughout) [in|across] [@det] [@net]".replace("((everywhere)|", "(everywhere|"), _always(Region("depth", 0.0, 1.0))),
+    ("(across|throughout|in|at|over) @whole [of] [the|my] (@layers|@layer|depths)", _always(Region("depth", 0.0, 1.0))),
+    ("@whole [of] [the|my] (@layers|@layer|depths|depth)", _always(Region("depth", 0.0, 1.0))),
+    ("(nowhere|no layer|none of the layers|no layers) " + "[in] [@det] [@net]", _always(Region("depth", 0.0, 1.0, never=True))),
+]
+for _side, _words in (("low", "(first|lower|bottom|early|initial)"), ("high", "(last|upper|top|final|second|late|higher)")):
+    for _name, _share in _PARTS.items():
+        _found = Region("depth", 0.0, _share) if _side == "low" else Region("depth", 1 - _share, 1.0)
+        REGIONS.append((f"{_words} {_name} {_SIDES} [@net]", _always(_found)))
+REGIONS.append((f"(middle|central) (third|half) {_SIDES}", _always(MIDDLE)))
+
+STEP = "(step|steps|checkpoint|iteration|iterations|update|updates)"
+_TRAINING = "[the] [@det] (training|run|pretraining|learning|my training)"
+
+
+def _share(first: float, last: float, rank: int | None, how: str = "at") -> Make:
+    return _always(Window("share", first, last, how, rank))
+
+
+WINDOWS: list[tuple[str, Make]] = [
+    (f"[at] {STEP} #", lambda n: Window("step", n[0], n[0])),
+    (f"(after|past|beyond|later than) [about|around] {STEP} #", lambda n: Window("step", n[0], None, "after")),
+    (f"from {STEP} # [on|onward|onwards]", lambda n: Window("step", n[0], None, "after")),
+    (f"(after|past|beyond) [about|around|some|the first] # {STEP}", lambda n: Window("step", n[0], None, "after")),
+    (f"(by|before|no later than|as early as|earlier than|prior to) [about|around] {STEP} #", lambda n: Window("step", None, n[0], "by")),
+    (f"(by|before|within|in|during|in under) [the] [first|about|around] # {STEP}", lambda n: Window("step", None, n[0], "by")),
+    (f"since [about|around] {STEP} #", lambda n: Window("step", n[0], None, "since")),
+    (f"(until|till|up to) [about|around] {STEP} #", lambda n: Window("step", n[0], None, "until")),
+    (f"(between|from) {STEP} # (and|to|until) [step] #", lambda n: Window("step", n[0], n[1]) if n[0] <= n[1] else None),
+    (f"[in|over|during|across] {STEP} # (-|to|through|until) [step] #", lambda n: Window("step", n[0], n[1]) if n[0] <= n[1] else None),
+    (f"(around|near|about|roughly at|at around|at about|circa) {STEP} #", lambda n: _near_step(n[0])),
+    (f"(early|early on|very early) (in|during|into) {_TRAINING}", _share(0, 1 / 3, -1)),
+    (f"(during|in) early {_TRAINING}", _share(0, 1 / 3, -1)),
+    (f"(late|later|late on|very late) (in|during|into) {_TRAINING}", _share(2 / 3, 1, 1)),
+    (f"(during|in) late {_TRAINING}", _share(2 / 3, 1, 1)),
+    (f"(at|from|since) the [very] (start|beginning|outset) [of] [{_TRAINING.split('] ', 2)[2]}]".replace("[(", "(").replace(")]", ")"), _share(0, 0.05, -1)),
+    ("(right from|from|since|at) the [very] (start|beginning|outset)", _share(0, 0.05, -1)),
+    ("(at|near|by|only at|towards|toward) the [very] end of [the|my] (training|run)", _share(2 / 3, 1, 1)),
+    ("(halfway|midway|half way) (through|into) [the|my] (training|run)", _share(1 / 3, 2 / 3, 0)),
+    ("[in|during] the middle of [the|my] (training|run)", _share(1 / 3, 2 / 3, 0)),
+    ("[in|during|within|over] the first half of [the|my] (training|run)", _share(0, 1 / 2, -1)),
+    ("[in|during|within|over] the (second|last|latter) half of [the|my] (training|run)", _share(1 / 2, 1, 1)),
+    ("[in|during|within|over] the first third of [the|my] (training|run)", _share(0, 1 / 3, -1)),
+    ("[in|during|within|over] the (last|final) third of [the|my] (training|run)", _share(2 / 3, 1, 1)),
+    ("(over|across|in|during|for|throughout) the (last|past|latest|recent) # checkpoints", lambda n: Window("checkpoint", n[0], 0, "since")),
+    ("(over|across|in|during|for|throughout) [the] (last|past|latest|recent) [few|several|couple of] checkpoints", _always(Window("checkpoint", None, 0, "since"))),
+    ("since the (last|previous) checkpoint", _always(Window("checkpoint", 1, 0, "since"))),
+    ("(lately|recently|of late)", _always(Window("checkpoint", None, 0, "since"))),
+    ("(from checkpoint to checkpoint|between checkpoints|across checkpoints|over checkpoints|over the checkpoints|from one checkpoint to the next|across the checkpoints)", _share(0, 1, None)),
+    ("(during|over|in|throughout|across|over the course of|in the course of|as part of) [the|my|all] [of] (training|pretraining|run)", _share(0, 1, None)),
+    ("(over time|with time|as training (went|goes) on)".replace("(went|goes)", "went"), _share(0, 1, None)),
+]

@@ -1,0 +1,56 @@
+"""Imported weights train on like any other run, in their own tokens, and the reference they began as stays."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from lab.checkpoint import list_checkpoints
+from lab.exports import export
+from lab.hf_tokenizer import HFTokenizer
+from lab.imports import import_run
+from lab.run import Run
+from tests.made_runs import made_run
+from train.__main__ import run_again
+
+
+def _guest(root: Path, text: Path) -> Run:
+    """A run of weights whose tokenizer is not the lab's, as far as the folder shows."""
+    folder = export(made_run(root), "hf", out=root / "folder")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    del settings["lab_sha256"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    data = [
+        f'data.sources=[{{name="story", kind="text", path="{text}"}}]',
+        "data.phases=[{from_step=0, weights={story=1.0}}]",
+        "data.validation_share=0.1",
+    ]
+    small = ["train.steps=12", "optimizer.warmup_steps=2", "train.threads=1", "probing.every=0", "checkpoint.every=6"]
+    return import_run(
+        str(folder), "guest", root, overrides=[*data, *small, "evaluation.every=6", "evaluation.tokens=500"]
+    )
+
+
+def test_imported_weights_train_on_from_where_they_were(tmp_path: Path, text_file: Path) -> None:
+    run = _guest(tmp_path, text_file)
+    before = run.model(0).state_dict()
+    assert isinstance(run.tokenizer(), HFTokenizer)
+    run, outcome = run_again(run)
+    assert outcome.exit_code == 0
+    assert [info.step for info in list_checkpoints(run.checkpoints_folder)] == [0, 1, 2, 4, 6, 8, 12]
+    after, first = run.model().state_dict(), run.model(0).state_dict()
+    assert all(torch.equal(first[name], before[name]) for name in before)
+    moved = float((after["embed.W_E"] - before["embed.W_E"]).abs().max())
+    assert 0 < moved < 0.1
+    with run.records() as records:
+        losses = records.series("train/loss")
+        assert [step for _, step, _ in losses] == list(range(1, 13))
+        assert [piece[:2] for piece in records.lineage()] == [(1, 0), (2, 1)]
+    assert run.manifest["data"]["tokenizer"] == run.tokenizer().sha256
+
+
+def test_an_imported_run_that_was_trained_resumes_as_any_other(tmp_path: Path, text_file: Path) -> None:
+    run, _ = run_again(_guest(tmp_path, text_file))
+    run, outcome = run_again(run, extend_to=14)
+    assert outcome.exit_code == 0
+    assert run.checkpoint_info().step == 14
