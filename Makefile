@@ -6,7 +6,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install --quiet
 # One thread a test worker: two workers on two cores, and the same sums in the same order everywhere.
 TEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 2 --dist loadgroup
 
-.PHONY: setup demo test test-slow lint bench figures app
+.PHONY: setup demo test test-slow test-tl39 lint bench figures app
 
 setup: $(VENV)/ready
 
@@ -28,6 +28,16 @@ test: setup
 
 test-slow: setup
 	$(TEST) -m slow
+
+# HookedTransformer left transformer-lens in 4.0: the last release that has it is the oracle, in an environment of its own.
+test-tl39: .venv-tl39/ready
+	OMP_NUM_THREADS=1 .venv-tl39/bin/python -m pytest --confcutdir=tests/tl39 tests/tl39
+
+.venv-tl39/ready: constraints-tl39.txt
+	test -d .venv-tl39 || $(PYTHON) -m venv .venv-tl39
+	PIP_DISABLE_PIP_VERSION_CHECK=1 .venv-tl39/bin/pip install --quiet torch==2.13.0
+	PIP_DISABLE_PIP_VERSION_CHECK=1 .venv-tl39/bin/pip install --quiet --requirement constraints-tl39.txt
+	touch $@
 
 lint: setup
 	$(BIN)/ruff check .

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from app import cli_exchange
+
 if TYPE_CHECKING:
     from lab.run import Run
 
@@ -185,7 +187,7 @@ def generate(
     tokenizer, model = found.tokenizer(), found.model(step)
     ids: str | list[int] = prompt
     if chat:
-        ids = [*tokenizer.chat([{"role": "user", "content": prompt}])[0], tokenizer.specials["<|assistant|>"]]
+        ids, _ = tokenizer.chat([{"role": "user", "content": prompt}], reply_as="assistant")
     record = Generation()
     for piece in stream(model, tokenizer, ids, sampling, record):
         record.text += piece
@@ -234,6 +236,9 @@ def doctor(as_json: JsonOption = False) -> None:
         for finding in findings:
             typer.echo(f"{'ok ' if finding.ok else 'NO '} {finding.name}: {finding.text}")
     raise typer.Exit(0 if all(f.ok for f in findings) else 1)
+
+
+cli_exchange.register(app)
 
 
 def _train(preset: str | None, config: Path | None, overrides: list[str], name: str | None) -> "tuple[Run, int]":
@@ -293,10 +298,10 @@ def _show_result(run: "Run") -> None:
     from lab.generate import Sampling
     from lab.generate import generate as sample
     from train.probing import stored_profiles
-    from train.session import prepare_corpus
+    from train.session import corpus_of
 
     summary = _summary(run)
-    bigram = bigram_bits_per_byte(run.config, prepare_corpus(run.config, run.path.parent), summary["step"])
+    bigram = bigram_bits_per_byte(run.config, corpus_of(run), summary["step"])
     typer.echo(f"\nloss {summary['loss']} nats per token, validation {summary['bits_per_byte']} bits per byte")
     typer.echo(f"(an interpolated bigram model of the same tokens: {bigram:.4f} bits per byte)\n")
     typer.echo("a sample:")

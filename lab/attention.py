@@ -124,8 +124,12 @@ class Attention(nn.Module):
         self, x: Float[Tensor, "batch pos d_model"], layer: int, cache: KeyValueCache | None
     ) -> Float[Tensor, "batch pos d_model"]:
         W_K, _, W_V, _ = self.unexpanded
-        weight = rearrange(torch.cat((self.W_Q, W_K, W_V)), "head d_model d_head -> (head d_head) d_model")
-        qkv = rearrange(F.linear(x, weight), "b p (h k) -> b p h k", k=self.cfg.d_head)
+        if x.shape[:2] == (1, 1):  # one new token: laying out the joint weight would cost more than the product (a third)
+            products = [torch.matmul(x[0], weight) for weight in (self.W_Q, W_K, W_V)]  # [head, 1, d_head]
+            qkv = torch.cat(products).transpose(0, 1)[:, None]
+        else:
+            weight = rearrange(torch.cat((self.W_Q, W_K, W_V)), "head d_model d_head -> (head d_head) d_model")
+            qkv = F.linear(x, weight).unflatten(-1, (-1, self.cfg.d_head))  # type: ignore[no-untyped-call]
         turning, v = torch.split(qkv, [self.cfg.n_heads + self.cfg.n_kv, self.cfg.n_kv], dim=2)
         turned = self._rotary[0](turning, cache.length if cache else 0)
         q, k = torch.split(turned, [self.cfg.n_heads, self.cfg.n_kv], dim=2)
@@ -139,7 +143,7 @@ class Attention(nn.Module):
             is_causal=q.shape[1] == k.shape[1],
             enable_gqa=self.groups > 1,
         )
-        return F.linear(rearrange(z, "b h p k -> b p (h k)"), rearrange(self.W_O, "h k d -> d (h k)"))
+        return F.linear(z.transpose(1, 2).flatten(2), self.W_O.flatten(0, 1).T)
 
     def forward(
         self,

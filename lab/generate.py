@@ -111,7 +111,7 @@ def stream(
         yield bytes(held).decode(errors="replace")
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def sample_tokens(model: GPT, prompt: Sequence[int], sampling: Sampling) -> Iterator[int]:
     """Token ids after a prompt of ids, up to `max_tokens` or the end of the context, whichever comes first."""
     device = model.W_E.device

@@ -5,7 +5,7 @@
 
 A supersense is the name of the lexicographer file a synset lives in (26 for nouns, 15 for verbs). A written form gets
 a supersense only if *every* reading of it in WordNet, as a noun, verb, adjective or adverb, inflected forms included,
-carries the same one: "teacher" is noun.person whatever is meant, "table" is furniture, data or a postponing, and has
+carries the same one: "farmer" is noun.person whatever is meant, "table" is furniture, data or a postponing, and has
 no row. That keeps the label a fact about the word instead of a guess about its use. Closed-class words have no row
 either: WordNet knows "in" as a unit of length and "he" as helium.
 
@@ -121,7 +121,7 @@ def verb_forms(verb: str) -> Iterator[str]:
 def synsets(path: Path) -> Iterator[tuple[str, list[str]]]:
     """(lexicographer file, lemmas) of every synset in a data.* file, wndb(5WN)."""
     for line in path.read_text(encoding="utf-8").splitlines():
-        if line.startswith("  "):  # the licence stands before the data, indented
+        if not line or line.startswith("  "):  # the licence stands before the data, indented
             continue
         fields = line.split(" ")
         count = int(fields[3], 16)

@@ -7,7 +7,6 @@ read in linear time, whatever it holds.
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from typing import Generic, TypeVar
 from probes.claims.sentences import NUMBERS, ORDINALS, Token
 
 Item = TypeVar("Item")
-_PIECE = re.compile(r"\(([^()\[\]]*)\)|\[([^()\[\]]*)\]|([^\s()\[\]]+)")
+_PIECE = re.compile(r"[()\[\]|]|[^\s()\[\]|]+")
 
 
 @dataclass
@@ -32,18 +31,30 @@ class Match(Generic[Item]):
     numbers: tuple[float, ...]
 
 
-def expand(template: str) -> Iterable[tuple[str, ...]]:
+def expand(template: str) -> list[tuple[str, ...]]:
     """Every sequence of words that a template stands for.
 
     >>> sorted(" ".join(words) for words in expand("(early|late) [on]"))
     ['early', 'early on', 'late', 'late on']
     """
-    choices = []
-    for alternatives, optional, word in _PIECE.findall(template):
-        options = [tuple(part.split()) for part in (alternatives or optional or word).split("|")]
-        choices.append([*options, ()] if optional else options)
-    for combination in itertools.product(*choices):
-        yield tuple(itertools.chain.from_iterable(combination))
+    return _alternatives(_PIECE.findall(template), 0)[0]
+
+
+def _alternatives(pieces: list[str], at: int) -> tuple[list[tuple[str, ...]], int]:
+    done: list[tuple[str, ...]] = []
+    current: list[tuple[str, ...]] = [()]
+    while at < len(pieces) and pieces[at] not in (")", "]"):
+        piece = pieces[at]
+        if piece == "|":
+            done, current = done + current, [()]
+        elif piece in ("(", "["):
+            inner, at = _alternatives(pieces, at + 1)
+            inner = [*inner, ()] if piece == "[" else inner
+            current = [head + tail for head in current for tail in inner]
+        else:
+            current = [(*head, piece) for head in current]
+        at += 1
+    return done + current, at
 
 
 class Phrasebook(Generic[Item]):
@@ -86,6 +97,5 @@ class Phrasebook(Generic[Item]):
             yield "#th", token.number if token.number is not None else ORDINALS[token.text]
         for name in self._classes.get(token.text, ()):
             yield name, None
-        yield token.text, None
-
-
+        if token.kind in ("word", "mark"):
+            yield token.text, None

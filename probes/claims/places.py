@@ -88,7 +88,6 @@ CLASSES = {
     "highlast": "last final closing latest",
     "high": "upper high higher late later deep deeper top highest deepest uppermost topmost",
     "near": "around about near circa roughly approximately",
-    "until": "by until till through",
     "before": "before below under beneath",
     "after": "after above beyond past over",
     "whole": "all every each any",
@@ -143,14 +142,20 @@ REGIONS: list[tuple[str, Make]] = [
     (f"(@after|deeper than|later than|higher than) {LAYER} #", lambda n: Region("layer", n[0] + 1, None)),
     ("(@after|deeper than|later than) the #th @layer", lambda n: Region("layer", n[0] + 1, None)),
     (f"[from|at] {LAYER} # (on|onward|onwards|up|upward|upwards)", lambda n: Region("layer", n[0], None)),
-    (f"[from] {LAYER} # (and|or) (up|above|beyond|higher|later|deeper|upward|upwards|onwards)", lambda n: Region("layer", n[0], None)),
+    (
+        f"[from] {LAYER} # (and|or) (up|above|beyond|higher|later|deeper|upward|upwards|onwards)",
+        lambda n: Region("layer", n[0], None),
+    ),
     ("from the #th @layer (on|onward|onwards|up|upward|upwards)", lambda n: Region("layer", n[0], None)),
     (f"[from] {LAYER} # (and|or) (down|below|lower|earlier)", lambda n: Region("layer", 0, n[0])),
     ("(first|bottom|lowest|lower|initial) # @layers", lambda n: Region("layer", 0, n[0])),
     ("(last|final|top|upper|highest) # @layers", lambda n: Region("top", n[0] - 1, 0)),
     ("first couple of @layers", _always(Region("layer", 0, 2))),
     ("last couple of @layers", _always(Region("top", 1, 0))),
-    ("(last|final|top|topmost|highest|output|deepest|uppermost|very last|very top) @layer", _always(Region("top", 0, 0))),
+    (
+        "(last|final|top|topmost|highest|output|deepest|uppermost|very last|very top) @layer",
+        _always(Region("top", 0, 0)),
+    ),
     ("(penultimate|second to last|last but one) @layer", _always(Region("top", 1, 1))),
     ("(bottom|lowest|bottommost|very first|very bottom) @layer", _always(Region("layer", 1, 1))),
     ("(embedding|embeddings|input) [@layer]", _always(Region("layer", 0, 0))),
@@ -166,25 +171,43 @@ REGIONS: list[tuple[str, Make]] = [
     ("(late|high|deep|high up|deep down|later|late on) (in|inside|into) [@det] @net", _always(HIGH)),
     ("@det [very] (bottom|base|floor|start) " + _SIDES, _always(LOW)),
     ("@det [very] (top|head|roof|end) " + _SIDES, _always(HIGH)),
-    ("(on|up|at|toward|towards|near|nearer) [the] top", _always(HIGH)),
-    ("(at|near|close to|toward|towards|nearer|closer to|nearer to) [the|my] (output|outputs|output end|unembedding|logits)", _always(HIGH)),
-    ("(at|near|close to|toward|towards|nearer|closer to|nearer to) [the|my] (input|inputs|input end|embedding|embeddings)", _always(LOW)),
-    ("(near|at|towards|toward|down) [the] bottom", _always(LOW)),
+    ("(until|till) [the] [very] (top|end) " + _SIDES, _always(HIGH)),
+    ("(until|till) [the] (@high|@highlast) [few|several] (@layers|ones)", _always(HIGH)),
+    ("(on|up|at|toward|towards|near|nearer|closer to|close to) [the] [very] top " + _SIDES, _always(HIGH)),
+    (
+        """(at|near|close to|toward|towards|nearer|closer to|nearer to) [the|my] (output|outputs|output end|
+        unembedding|logits)""",
+        _always(HIGH),
+    ),
+    (
+        """(at|near|close to|toward|towards|nearer|closer to|nearer to) [the|my] (input|inputs|input end|
+        embedding|embeddings)""",
+        _always(LOW),
+    ),
+    ("(near|at|on|towards|toward|down|nearer|closer to|close to) [the] [very] bottom " + _SIDES, _always(LOW)),
+    ("the lower", _always(LOW)),
+    ("the upper", _always(HIGH)),
     ("(early|very early|quite early|low down|down low) [on]", _always(LOW)),
     ("(late|very late|quite late|high up|up high|deep down|deep inside|later on|deeply) [on]", _always(HIGH)),
-    ("((everywhere)|throughout) [in|across] [@det] [@net]".replace("((everywhere)|", "(everywhere|"), _always(Region("depth", 0.0, 1.0))),
+    ("(everywhere|throughout) [in|across] [@det] [@net]", _always(Region("depth", 0.0, 1.0))),
     ("(across|throughout|in|at|over) @whole [of] [the|my] (@layers|@layer|depths)", _always(Region("depth", 0.0, 1.0))),
     ("@whole [of] [the|my] (@layers|@layer|depths|depth)", _always(Region("depth", 0.0, 1.0))),
-    ("(nowhere|no layer|none of the layers|no layers) " + "[in] [@det] [@net]", _always(Region("depth", 0.0, 1.0, never=True))),
+    (
+        "(nowhere|no layer|none of the layers|no layers) " + "[in] [@det] [@net]",
+        _always(Region("depth", 0.0, 1.0, never=True)),
+    ),
 ]
-for _side, _words in (("low", "(first|lower|bottom|early|initial)"), ("high", "(last|upper|top|final|second|late|higher)")):
-    for _name, _share in _PARTS.items():
-        _found = Region("depth", 0.0, _share) if _side == "low" else Region("depth", 1 - _share, 1.0)
-        REGIONS.append((f"{_words} {_name} {_SIDES} [@net]", _always(_found)))
-REGIONS.append((f"(middle|central) (third|half) {_SIDES}", _always(MIDDLE)))
+for _side, _words in (
+    ("low", "(first|lower|bottom|early|initial)"),
+    ("high", "(last|upper|top|final|second|late|higher)"),
+):
+    for _name, _size in _PARTS.items():
+        _found = Region("depth", 0.0, _size, -1) if _side == "low" else Region("depth", 1 - _size, 1.0, 1)
+        REGIONS.append((f"[the|my] [very] {_words} {_name} {_SIDES} [@net]", _always(_found)))
+REGIONS.append((f"[the|my] (middle|central) (third|half) {_SIDES}", _always(MIDDLE)))
 
 STEP = "(step|steps|checkpoint|iteration|iterations|update|updates)"
-_TRAINING = "[the] [@det] (training|run|pretraining|learning|my training)"
+_TRAINING = "[the|my|this] (training|pretraining|run)"
 
 
 def _share(first: float, last: float, rank: int | None, how: str = "at") -> Make:
@@ -196,18 +219,33 @@ WINDOWS: list[tuple[str, Make]] = [
     (f"(after|past|beyond|later than) [about|around] {STEP} #", lambda n: Window("step", n[0], None, "after")),
     (f"from {STEP} # [on|onward|onwards]", lambda n: Window("step", n[0], None, "after")),
     (f"(after|past|beyond) [about|around|some|the first] # {STEP}", lambda n: Window("step", n[0], None, "after")),
-    (f"(by|before|no later than|as early as|earlier than|prior to) [about|around] {STEP} #", lambda n: Window("step", None, n[0], "by")),
-    (f"(by|before|within|in|during|in under) [the] [first|about|around] # {STEP}", lambda n: Window("step", None, n[0], "by")),
+    (
+        f"(by|before|no later than|as early as|earlier than|prior to) [about|around] {STEP} #",
+        lambda n: Window("step", None, n[0], "by"),
+    ),
+    (
+        f"(by|before|within|in|during|in under) [the] [first|about|around] # {STEP}",
+        lambda n: Window("step", None, n[0], "by"),
+    ),
     (f"since [about|around] {STEP} #", lambda n: Window("step", n[0], None, "since")),
-    (f"(until|till|up to) [about|around] {STEP} #", lambda n: Window("step", n[0], None, "until")),
-    (f"(between|from) {STEP} # (and|to|until) [step] #", lambda n: Window("step", n[0], n[1]) if n[0] <= n[1] else None),
-    (f"[in|over|during|across] {STEP} # (-|to|through|until) [step] #", lambda n: Window("step", n[0], n[1]) if n[0] <= n[1] else None),
+    (f"(until|till|up to) [about|around] {STEP} #", lambda n: Window("step", None, n[0], "until")),
+    (
+        f"(between|from) {STEP} # (and|to|until) [step] #",
+        lambda n: Window("step", n[0], n[1]) if n[0] <= n[1] else None,
+    ),
+    (
+        f"[in|over|during|across] {STEP} # (-|to|through|until) [step] #",
+        lambda n: Window("step", n[0], n[1]) if n[0] <= n[1] else None,
+    ),
     (f"(around|near|about|roughly at|at around|at about|circa) {STEP} #", lambda n: _near_step(n[0])),
-    (f"(early|early on|very early) (in|during|into) {_TRAINING}", _share(0, 1 / 3, -1)),
+    (f"[much|far|very|quite] (early|earlier|early on) (in|during|into) {_TRAINING}", _share(0, 1 / 3, -1)),
     (f"(during|in) early {_TRAINING}", _share(0, 1 / 3, -1)),
-    (f"(late|later|late on|very late) (in|during|into) {_TRAINING}", _share(2 / 3, 1, 1)),
+    (f"[much|far|very|quite|only] (late|later|late on) (in|during|into) {_TRAINING}", _share(2 / 3, 1, 1)),
     (f"(during|in) late {_TRAINING}", _share(2 / 3, 1, 1)),
-    (f"(at|from|since) the [very] (start|beginning|outset) [of] [{_TRAINING.split('] ', 2)[2]}]".replace("[(", "(").replace(")]", ")"), _share(0, 0.05, -1)),
+    (
+        "[right] (at|from|since) the [very] (start|beginning|outset) of [the|my|this] (training|run)",
+        _share(0, 0.05, -1),
+    ),
     ("(right from|from|since|at) the [very] (start|beginning|outset)", _share(0, 0.05, -1)),
     ("(at|near|by|only at|towards|toward) the [very] end of [the|my] (training|run)", _share(2 / 3, 1, 1)),
     ("(halfway|midway|half way) (through|into) [the|my] (training|run)", _share(1 / 3, 2 / 3, 0)),
@@ -216,11 +254,25 @@ WINDOWS: list[tuple[str, Make]] = [
     ("[in|during|within|over] the (second|last|latter) half of [the|my] (training|run)", _share(1 / 2, 1, 1)),
     ("[in|during|within|over] the first third of [the|my] (training|run)", _share(0, 1 / 3, -1)),
     ("[in|during|within|over] the (last|final) third of [the|my] (training|run)", _share(2 / 3, 1, 1)),
-    ("(over|across|in|during|for|throughout) the (last|past|latest|recent) # checkpoints", lambda n: Window("checkpoint", n[0], 0, "since")),
-    ("(over|across|in|during|for|throughout) [the] (last|past|latest|recent) [few|several|couple of] checkpoints", _always(Window("checkpoint", None, 0, "since"))),
+    (
+        "(over|across|in|during|for|throughout) the (last|past|latest|recent) # checkpoints",
+        lambda n: Window("checkpoint", n[0], 0, "since"),
+    ),
+    (
+        "(over|across|in|during|for|throughout) [the] (last|past|latest|recent) [few|several|couple of] checkpoints",
+        _always(Window("checkpoint", None, 0, "since")),
+    ),
     ("since the (last|previous) checkpoint", _always(Window("checkpoint", 1, 0, "since"))),
     ("(lately|recently|of late)", _always(Window("checkpoint", None, 0, "since"))),
-    ("(from checkpoint to checkpoint|between checkpoints|across checkpoints|over checkpoints|over the checkpoints|from one checkpoint to the next|across the checkpoints)", _share(0, 1, None)),
-    ("(during|over|in|throughout|across|over the course of|in the course of|as part of) [the|my|all] [of] (training|pretraining|run)", _share(0, 1, None)),
-    ("(over time|with time|as training (went|goes) on)".replace("(went|goes)", "went"), _share(0, 1, None)),
+    (
+        """(from checkpoint to checkpoint|between checkpoints|across checkpoints|over checkpoints|over the
+        checkpoints|from one checkpoint to the next|across the checkpoints)""",
+        _share(0, 1, None),
+    ),
+    (
+        """(during|over|in|throughout|across|over the course of|in the course of|as part of) [the|my|all] [of]
+        (training|pretraining|run)""",
+        _share(0, 1, None),
+    ),
+    ("(over time|with time|as training (went|goes) on)", _share(0, 1, None)),
 ]

@@ -24,13 +24,29 @@ _TOKEN = re.compile(
 )
 _DASHES = "-‐‑‒–—―−"
 _OPENING, _CLOSING, _STRAIGHT = "“„«", "”»", '"'
-_ABBREVIATIONS = frozenset("al e.g i.e eg ie etc cf vs fig approx dr mr mrs ms prof no eq sec st ca p pp".split())
-_NUMBER_WORDS = "zero one two three four five six seven eight nine ten eleven twelve".split()
-_ORDINAL_WORDS = (
-    "zeroth first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth".split()
+_ABBREVIATIONS = (
+    "al",
+    "eg",
+    "ie",
+    "etc",
+    "cf",
+    "vs",
+    "fig",
+    "approx",
+    "dr",
+    "mr",
+    "mrs",
+    "ms",
+    "prof",
+    "eq",
+    "sec",
+    "ca",
+    "pp",
 )
-NUMBERS = {word: float(value) for value, word in enumerate(_NUMBER_WORDS)}
-ORDINALS = {word: float(value) for value, word in enumerate(_ORDINAL_WORDS)}
+_NUMBER_WORDS = "zero one two three four five six seven eight nine ten eleven twelve"
+_ORDINAL_WORDS = "zeroth first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth"
+NUMBERS = {word: float(value) for value, word in enumerate(_NUMBER_WORDS.split())}
+ORDINALS = {word: float(value) for value, word in enumerate(_ORDINAL_WORDS.split())}
 _SHORTENED = {"n't": "not", "'re": "are", "'ve": "have", "'ll": "will", "'m": "am", "'d": "would"}
 _WHOLE = {
     "cannot": ("can", "not"),
@@ -42,7 +58,7 @@ _WHOLE = {
     "gonna": ("going", "to"),
     "wanna": ("want", "to"),
 }
-_IS_SHORTENED = frozenset("it that there here he she what where who how why this".split())
+_IS_SHORTENED = frozenset(["it", "that", "there", "here", "he", "she", "what", "where", "who", "how", "why", "this"])
 
 
 @dataclass(frozen=True)
@@ -135,6 +151,7 @@ def _tokens(text: str, start: int, end: int) -> Iterator[Token]:
 
 def _words(word: str, start: int, end: int) -> Iterator[Token]:
     """One written word as the words it stands for: "isn't" is "is not", "model's" is "model"."""
+    parts: tuple[str, ...]
     if word in _WHOLE:
         parts = _WHOLE[word]
     elif "'" not in word:
@@ -169,10 +186,9 @@ def _sentences_of_block(tokens: list[Token]) -> Iterator[Sentence]:
             continue
         else:
             sentence.asks = sentence.asks or token.text == "?"
-            if at >= quoted_until and sentence.tokens:
-                if not _goes_on(tokens, at):
-                    yield sentence
-                    sentence = Sentence()
+            if at >= quoted_until and sentence.tokens and not _goes_on(tokens, at):
+                yield sentence
+                sentence = Sentence()
     if sentence.tokens:
         yield sentence
 

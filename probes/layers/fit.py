@@ -6,9 +6,9 @@ the training fold's class shares minus the cross-entropy under the probe, in bit
 layer made it (Pimentel et al. 2020, arXiv:2004.03061).
 
 The probe is shrinkage discriminant analysis with a fitted temperature and class offsets: closed form from per-fold sums
-of moments, so that all folds and penalties cost Cholesky factors of the same few matrices. Everything that is chosen
-(standardisation, penalty, temperature) is chosen inside the training fold, per layer and fold. No sentence is in two
-folds, and layers and tasks share the folds. Nothing here draws a random number but `assign_folds`.
+of moments, so that all folds and penalties cost one eigendecomposition for each of a few training sets. Everything that
+is chosen (standardisation, penalty, temperature) is chosen inside the training fold, per layer and fold. No sentence is
+in two folds, and layers and tasks share the folds. Nothing here draws a random number but `assign_folds`.
 """
 
 from __future__ import annotations
@@ -24,12 +24,22 @@ from torch import Tensor
 
 from lab.errors import LabError
 from probes.layers.calibrate import calibrate, log_loss_bits, temperature
+from probes.layers.discriminant import PENALTIES, Alone, Block, Discriminant, Given
 
-# Shares of n (the penalty is n times this, on features of unit variance). At a fixed share small samples gave negative
-# bits, hence the wide grid and the choice inside each training fold.
-PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+__all__ = [
+    "PENALTIES",
+    "Decoding",
+    "Problem",
+    "Untestable",
+    "assign_folds",
+    "conditional_bits",
+    "prepare",
+    "usable_bits",
+]
+
 RARE_WORDS, RARE_SENTENCES = 20, 10  # a class with fewer is left out and reported
 FEWEST_WORDS, FEWEST_SENTENCES = 100, 30
+ENOUGH_WORDS = 500  # in one fold, to choose a penalty and a temperature on
 
 
 class Untestable(LabError):
@@ -68,9 +78,21 @@ class Problem:
         return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
     @cached_property
-    def blocks(self) -> list[_Block]:
+    def blocks(self) -> list[Block]:
         onehot = torch.nn.functional.one_hot(self.label, len(self.classes)).float()
-        return [_Block.of(features, self.rows, onehot) for features in self.features]
+        return [Block.of(features, self.rows, onehot) for features in self.features]
+
+    @cached_property
+    def alone(self) -> list[tuple[Tensor, Tensor] | None]:
+        """What `_read` gave for each layer alone, once it was asked for."""
+        return [None] * len(self.layers)
+
+    def read_alone(self, index: int) -> tuple[Float[Tensor, "word"], Float[Tensor, "fold"]]:
+        """Loss of each word in bits under the probe of one layer, and the penalty of each fold."""
+        found = self.alone[index]
+        if found is None:
+            found = self.alone[index] = _read(self, Alone(self.blocks[index], self.counts))
+        return found
 
     @cached_property
     def counts(self) -> Float[Tensor, "fold class"]:
@@ -196,7 +218,7 @@ def usable_bits(problem: Problem) -> Decoding:
         >>> usable_bits(prepare("class.next", h, label, sentence, folds, ("content", "function"))).bits  # doctest: +SKIP
     """
     with _one_thread():
-        read = [_read(problem, _Alone(block, problem.counts)) for block in problem.blocks]
+        read = [problem.read_alone(index) for index in range(len(problem.layers))]
     return _decoding(problem, _base_loss(problem) - torch.stack([loss for loss, _ in read]), [p for _, p in read])
 
 
@@ -212,8 +234,8 @@ def conditional_bits(problem: Problem) -> Decoding:
     if problem.layers[0] != 0:
         raise Untestable(f"{problem.task}: a reading given layer 0 needs layer 0. Add it to the layers collected.")
     with _one_thread():
-        base, held = _read(problem, _Alone(problem.blocks[0], problem.counts))
-        family = _Given(problem.blocks[0], problem.counts, held)
+        base, held = problem.read_alone(0)
+        family = Given(problem.blocks[0], problem.counts, held)
         read = [_read(problem, family.beside(block)) for block in problem.blocks]
     return _decoding(problem, base - torch.stack([loss for loss, _ in read]), [p for _, p in read])
 
@@ -256,191 +278,20 @@ def _common_classes(label: Tensor, sentence: Tensor, classes: Sequence[str]) -> 
     return common.nonzero()[:, 0], rare
 
 
-# --- The probe. A training set is "all folds but some", and its moments are totals minus those folds' sums. ---
-
-
-@dataclass(frozen=True)
-class _Block:
-    """A layer's features and their per-fold sums; `rows` are the words of each fold."""
-
-    features: Float[Tensor, "word d"]
-    rows: Sequence[slice]
-    class_sum: Float[Tensor, "fold class d"]
-    second_moment: Float[Tensor, "fold d d"]
-
-    @classmethod
-    def of(cls, features: Tensor, rows: Sequence[slice], onehot: Tensor) -> _Block:
-        parts = [features[r] for r in rows]
-        class_sum = torch.stack([onehot[r].T @ part for r, part in zip(rows, parts, strict=True)]).double()
-        return cls(features, rows, class_sum, torch.stack([part.T @ part for part in parts]))
-
-    @cached_property
-    def total(self) -> Float[Tensor, "d d"]:
-        return self.second_moment.double().sum(0)
-
-    def cross(self, other: _Block) -> Float[Tensor, "fold d d2"]:
-        if other is self:
-            return self.second_moment
-        return torch.stack([self.features[r].T @ other.features[r] for r in self.rows])
-
-
-@dataclass(frozen=True)
-class _Moments:
-    """Of one training set, in its own standardised units."""
-
-    n: float
-    mean: Float[Tensor, "d"]
-    deviation: Float[Tensor, "d"]
-    class_mean: Float[Tensor, "d class"]
-    class_share: Float[Tensor, "class"]
-    within: Float[Tensor, "d d"]
-
-    @classmethod
-    def of(cls, block: _Block, counts: Float[Tensor, "fold class"], left_out: Sequence[int]) -> _Moments:
-        out = list(left_out)
-        n_class = counts.sum(0) - counts[out].sum(0)
-        n = float(n_class.sum())
-        class_sum = block.class_sum.sum(0) - block.class_sum[out].sum(0)
-        mean = class_sum.sum(0) / n
-        # A class with no word in this training set stands at the overall mean: its share alone speaks for it.
-        class_mean = torch.where(n_class[:, None] > 0, class_sum / n_class.clamp(min=1)[:, None], mean) - mean
-        total = block.total.clone()
-        for fold in out:
-            total -= block.second_moment[fold]
-        deviation = (total.diagonal() / n - mean.square()).clamp(min=0).sqrt()
-        deviation = torch.where(deviation > 1e-6, deviation, torch.ones_like(deviation))
-        share = n_class / n
-        # Sums of squares less the means', all at once: means and class means are rows of one low-rank term.
-        low_rank = torch.cat((mean[None], class_mean * share.sqrt()[:, None]))
-        within = torch.addmm(total, low_rank.T, low_rank, beta=1 / n, alpha=-1)
-        within /= deviation
-        within /= deviation[:, None]
-        class_mean = (class_mean / deviation).T.contiguous()
-        return cls(n, mean, deviation, class_mean, share, within)
-
-
-@dataclass(frozen=True)
-class _Discriminant:
-    """score_k(x) = x · weight_k + bias_k for every penalty, the blocks of x side by side."""
-
-    weight: tuple[Float[Tensor, "penalty d class"], ...]
-    bias: Float[Tensor, "penalty class"]
-
-    @classmethod
-    def of(
-        cls, moments: Sequence[_Moments], solved: Sequence[Tensor], scale: Float[Tensor, "penalty"]
-    ) -> _Discriminant:
-        """From Σ⁻¹μ in standardised units [penalty, d, class]; `scale` keeps scores near 1 at any penalty."""
-        weight, bias = [], torch.zeros(())
-        for one, found in zip(moments, solved, strict=True):
-            scaled = found * scale[:, None, None]
-            weight.append(scaled / one.deviation[:, None])
-            bias = bias - one.mean @ weight[-1] - 0.5 * (one.class_mean * scaled).sum(1)
-        return cls(tuple(w.float() for w in weight), bias.float())
-
-    def scores(self, features: Sequence[Float[Tensor, "word d"]]) -> Float[Tensor, "penalty class word"]:
-        total = self.bias[:, :, None]
-        for weight, block in zip(self.weight, features, strict=True):
-            flat = weight.transpose(0, 1).flatten(1).T @ block.T  # [penalty · class, word]
-            total = total + flat.view(*self.bias.shape, -1)
-        return total
-
-    def only(self, penalty: int) -> _Discriminant:
-        return _Discriminant(tuple(w[penalty : penalty + 1] for w in self.weight), self.bias[penalty : penalty + 1])
-
-
-class _Alone:
-    """Discriminants of one layer by itself."""
-
-    grid = torch.tensor(PENALTIES, dtype=torch.float64)
-
-    def __init__(self, block: _Block, counts: Float[Tensor, "fold class"]) -> None:
-        self.blocks, self.counts = (block,), counts
-
-    def key(self, fold: int) -> float:
-        """What else than the training set a discriminant depends on."""
-        return 0.0
-
-    def solve(self, left_out: tuple[int, ...], fold: int, penalties: Float[Tensor, "penalty"]) -> _Discriminant:
-        moments = _Moments.of(self.blocks[0], self.counts, left_out)
-        solved = _ridge(moments.within, penalties, moments.class_mean)
-        return _Discriminant.of([moments], [solved], 1 + penalties)
-
-
-class _Given:
-    """Discriminants of [h_0; h_l], the penalty of h_0 held at what is best for h_0 alone; by the Schur complement.
-
-    Keeps what depends on h_0 only, so one object serves all layers in turn (`beside`).
-    """
-
-    grid = torch.tensor((*PENALTIES, torch.inf), dtype=torch.float64)
-
-    def __init__(self, first: _Block, counts: Float[Tensor, "fold class"], held: Float[Tensor, "fold"]) -> None:
-        self.first, self.counts, self.held = first, counts, held
-        self.memory: dict[tuple[tuple[int, ...], float], tuple[_Moments, Tensor, Tensor]] = {}
-
-    def beside(self, second: _Block) -> _Given:
-        self.blocks, self.cross = (self.first, second), self.first.cross(second)
-        self.cross_total = self.cross.double().sum(0)
-        return self
-
-    def key(self, fold: int) -> float:
-        return float(self.held[fold])
-
-    def solve(self, left_out: tuple[int, ...], fold: int, penalties: Float[Tensor, "penalty"]) -> _Discriminant:
-        first, inverse, alone = self._of_first(left_out, self.key(fold))
-        second = _Moments.of(self.blocks[1], self.counts, left_out)
-        cross = self.cross_total.clone()
-        for out in left_out:
-            cross -= self.cross[out]
-        cross = torch.addmm(cross, first.mean[:, None], second.mean[None], beta=1 / first.n, alpha=-1)
-        cross /= first.deviation[:, None]
-        cross /= second.deviation
-        cross = torch.addmm(cross, first.class_mean * first.class_share, second.class_mean.T, alpha=-1)
-        explained = inverse @ cross
-        rest = torch.addmm(second.within, cross.T, explained, alpha=-1)
-        finite = penalties[penalties.isfinite()]
-        solved = _ridge(rest, finite, second.class_mean - cross.T @ alone)
-        # An infinite penalty leaves h_l out: what remains is the discriminant of h_0 alone.
-        solved = torch.cat((solved, solved.new_zeros(len(penalties) - len(finite), *second.class_mean.shape)))
-        scale = torch.full((len(penalties),), 1 + self.key(fold), dtype=torch.float64)
-        return _Discriminant.of([first, second], [alone - explained @ solved, solved], scale)
-
-    def _of_first(self, left_out: tuple[int, ...], held: float) -> tuple[_Moments, Tensor, Tensor]:
-        if (left_out, held) not in self.memory:
-            moments = _Moments.of(self.first, self.counts, left_out)
-            penalised = moments.within.clone()
-            penalised.diagonal().add_(held)
-            inverse = torch.cholesky_inverse(torch.linalg.cholesky(penalised))
-            self.memory[left_out, held] = moments, inverse, inverse @ moments.class_mean
-        return self.memory[left_out, held]
-
-
-def _ridge(
-    matrix: Float[Tensor, "d d"], penalties: Float[Tensor, "penalty"], target: Float[Tensor, "d class"]
-) -> Float[Tensor, "penalty d class"]:
-    """(matrix + penalty · I)⁻¹ target for every penalty."""
-    if not len(penalties):
-        return target.new_zeros(0, *target.shape)
-    penalised = matrix.repeat(len(penalties), 1, 1)
-    penalised.diagonal(dim1=1, dim2=2).add_(penalties[:, None])
-    return torch.cholesky_solve(target.expand(len(penalties), -1, -1), torch.linalg.cholesky(penalised))
-
-
-def _read(problem: Problem, family: _Alone | _Given) -> tuple[Float[Tensor, "word"], Float[Tensor, "fold"]]:
+def _read(problem: Problem, family: Alone | Given) -> tuple[Float[Tensor, "word"], Float[Tensor, "fold"]]:
     """Out-of-fold loss of each word in bits, and the chosen penalty of each fold.
 
-    With fold f held out, the fold before it and the one after serve in turn as inner test sets, for the model of the
-    other folds. Neighbouring pairs serve two outer folds at once, so five folds cost five inner training sets, not 20.
+    With fold f held out, one or two other folds (`_partners`) serve in turn as inner test sets, for the model of the
+    remaining folds. A pair serves both its folds, so five folds cost five inner training sets or three, not 20.
     """
     loss = torch.empty(len(problem.label))
     chosen = torch.empty(problem.folds, dtype=torch.float64)
-    memory: dict[tuple[int, int, float], _Discriminant] = {}
+    memory: dict[tuple[int, int, float], Discriminant] = {}
     floor = 1 / len(problem.label)
     for fold in range(problem.folds):
         prior = _prior(problem.counts, fold)
         scores, labels = [], []
-        for other in sorted({(fold - 1) % problem.folds, (fold + 1) % problem.folds}):
+        for other in _partners(problem, fold):
             pair = (min(fold, other), max(fold, other))
             key = (*pair, family.key(fold))
             if key not in memory:
@@ -458,6 +309,13 @@ def _read(problem: Problem, family: _Alone | _Given) -> tuple[Float[Tensor, "wor
         score = final.scores([block.features[rows] for block in family.blocks])[0]
         loss[rows] = log_loss_bits(slope * score + offset[:, None], problem.label[rows], prior, floor)
     return loss, chosen
+
+
+def _partners(problem: Problem, fold: int) -> list[int]:
+    """The inner test folds of an outer fold: its two neighbours in the ring, or one where a fold alone has words enough."""
+    if int(problem.counts.sum(1).min()) < ENOUGH_WORDS:
+        return sorted({(fold - 1) % problem.folds, (fold + 1) % problem.folds})
+    return [fold - 1] if fold % 2 else [(fold + 1) % problem.folds]
 
 
 def _prior(counts: Float[Tensor, "fold class"], fold: int) -> Float[Tensor, "class"]:

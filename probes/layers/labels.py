@@ -18,7 +18,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,17 +26,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lab.errors import LabError
-from probes.layers.words import ABBREVIATIONS, CLITICS, FUNCTION_WORDS, UNCLASSED_WORDS
+from probes.layers.text import WORD, find_words, split_sentences, written_form
+from probes.layers.words import FUNCTION_WORDS, UNCLASSED_WORDS
 
 LABELS = ("class.current", "class.next", "supersense.current", "supersense.next")
 NO_LABEL = -1
 WORDS_PER_SENTENCE = (5, 24)  # shorter ones carry no context; longer ones cost a visit more than they tell it
 _PER_DOCUMENT = 400  # candidate sentences kept from one document, so that one long book is not the whole set
 _POOL = 25  # candidates wanted per sentence of the set; more documents are not read once there are that many
-
-_WORD = re.compile(r"(?<![\w'’])[^\W\d_]+(?:['’][^\W\d_]+)*(?!\w)")
-_SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)\]]*\s+(?=[\"'“‘(\[]*[^\W_])")
-_ROLE_MARK = re.compile(r"^\s*(?:system|user|assistant|[A-Z])\s*:\s+|<\|\w+\|>")
 
 
 class BadProbeSet(LabError):
@@ -168,7 +164,7 @@ def word_class(word: str) -> str | None:
     >>> word_class("The"), word_class("don’t"), word_class("teacher"), word_class("wow")
     ('function', 'function', 'content', None)
     """
-    form = _form(word)
+    form = written_form(word)
     if form in UNCLASSED_WORDS:
         return None
     return "function" if form in FUNCTION_WORDS else "content"
@@ -177,10 +173,10 @@ def word_class(word: str) -> str | None:
 def supersense(word: str) -> str | None:
     """WordNet's supersense of a written form if all its readings share one, else None.
 
-    >>> supersense("teachers"), supersense("table"), supersense("in")
+    >>> supersense("farmers"), supersense("table"), supersense("in")
     ('noun.person', None, None)
     """
-    return _supersenses().get(_form(word))
+    return _supersenses().get(written_form(word))
 
 
 def to_dict(probe_set: ProbeSet) -> dict[str, Any]:
@@ -259,42 +255,6 @@ def check(probe_set: ProbeSet) -> None:
             raise BadProbeSet(f"probe set: {name} has a class index without a name. {remedy}")
 
 
-def split_sentences(document: str) -> Iterator[str]:
-    """Sentences of prose or chat: a line is a turn or a paragraph, unless the text is wrapped at a fixed width.
-
-    Role marks ("user: ", "A: ") are taken off. Full stops after abbreviations, initials and inside numbers end nothing.
-    """
-    for paragraph in _paragraphs(document):
-        text = _ROLE_MARK.sub(" ", paragraph)
-        start = 0
-        for match in _SENTENCE_END.finditer(text):
-            before = text[start : match.start()].rsplit(None, 1)
-            last = before[-1].lstrip("\"'“‘([").lower() if before else ""
-            if text[match.start()] == "." and (last in ABBREVIATIONS or (len(last) == 1 and last != "i")):
-                continue
-            yield " ".join(text[start : match.end()].split())
-            start = match.end()
-        rest = " ".join(text[start:].split())
-        if rest:
-            yield rest
-
-
-def _paragraphs(document: str) -> Iterator[str]:
-    lines = [line.strip() for line in document.splitlines()]
-    lengths = [len(line) for line in lines if line]
-    wrapped = len(lengths) >= 8 and max(lengths) <= 100 and sum(n >= 50 for n in lengths) > len(lengths) / 2
-    if not wrapped:
-        yield from (line for line in lines if line)
-        return
-    paragraph: list[str] = []
-    for line in [*lines, ""]:
-        if line:
-            paragraph.append(line)
-        elif paragraph:
-            yield " ".join(paragraph)
-            paragraph = []
-
-
 def _candidates(
     documents: Sequence[str], sentences: int, seed: int, dropped: Counter[str]
 ) -> list[tuple[int, str, str, str]]:
@@ -311,7 +271,7 @@ def _candidates(
             if not low <= len(words) <= high:
                 dropped["sentences too short or too long"] += 1
                 continue
-            key = " ".join(_WORD.findall(text.lower()))
+            key = " ".join(WORD.findall(text.lower()))
             if key in seen:
                 dropped["duplicate sentences"] += 1
                 continue
@@ -326,19 +286,6 @@ def _candidates(
 
 def _digest(seed: int, text: str) -> str:
     return hashlib.sha256(f"{seed}\n{text}".encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def find_words(text: str) -> Iterator[tuple[int, int, bool]]:
-    """(start, end, labelled) of every word; a clitic ("'s") is split off and not labelled, a contraction is one word."""
-    for match in _WORD.finditer(text):
-        start, end = match.span()
-        form = _form(match.group())
-        clitic = next((c for c in CLITICS if form.endswith(c) and len(form) > len(c)), None)
-        if clitic and form not in FUNCTION_WORDS:
-            yield start, end - len(clitic), True
-            yield end - len(clitic), end, False
-        else:
-            yield start, end, True
 
 
 def _aligned(
@@ -375,10 +322,6 @@ def _aligned(
 def _same_family(label: str) -> Iterable[str]:
     """Current and next word share one list of class names, so that an index means the same in both."""
     return (other for other in LABELS if other.split(".")[0] == label.split(".")[0])
-
-
-def _form(word: str) -> str:
-    return word.lower().replace("’", "'")
 
 
 @cache

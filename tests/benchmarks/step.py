@@ -9,12 +9,9 @@ Both models start from the same weights, and nothing is timed before their losse
 """
 
 import argparse
-import datetime
-import importlib.metadata
+import itertools
 import json
-import platform
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from lab.model import GPT, GPTConfig
+from tests.benchmarks.pairs import alternate, circumstances
 from tests.benchmarks.plain_gpt import PlainGPT
 
 Loss = Callable[[Tensor], Tensor]
@@ -40,13 +38,6 @@ class Contender:
         self.loss(tokens).backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
-
-    def seconds(self, tokens: Tensor, steps: int) -> float:
-        """CPU seconds of one step, of all threads of this process."""
-        start = time.process_time()
-        for _ in range(steps):
-            self.step(tokens)
-        return (time.process_time() - start) / steps
 
     def saved_bytes(self, tokens: Tensor) -> int:
         """Memory that one forward pass keeps for its backward pass, weights and buffers not counted, storages once."""
@@ -82,16 +73,16 @@ def contenders(cfg: GPTConfig, against: str) -> tuple[Contender, Contender]:
     return Contender(ours, lambda tokens: ours(tokens, return_type="loss")), Contender(theirs, their_loss)
 
 
-def median(values: Tensor) -> float:
-    """With an even count the mean of the middle two, unlike torch.median."""
-    return float(values.quantile(0.5))
+def cycle_steps(contender: Contender, batches: list[Tensor], steps: int) -> Callable[[], None]:
+    """Steps on the next batch at every call, so that both sides see the same batches in the same order."""
+    rows = itertools.cycle(batches)
 
+    def work() -> None:
+        tokens = next(rows)
+        for _ in range(steps):
+            contender.step(tokens)
 
-def bootstrap(values: Tensor, resamples: int = 10_000) -> tuple[float, float]:
-    """A 95 % interval of the median."""
-    picks = torch.randint(len(values), (resamples, len(values)), generator=torch.Generator().manual_seed(0))
-    medians = values[picks].quantile(0.5, dim=1)
-    return float(medians.quantile(0.025)), float(medians.quantile(0.975))
+    return work
 
 
 def compare(cfg: GPTConfig, against: str, batch: int, pairs: int, steps: int) -> dict[str, Any]:
@@ -106,26 +97,16 @@ def compare(cfg: GPTConfig, against: str, batch: int, pairs: int, steps: int) ->
     memory = [contender.saved_bytes(batches[0]) for contender in (ours, theirs)]
     for contender in (ours, theirs):
         contender.step(batches[0])  # allocator, optimizer state and first-use costs
-    seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
-    for index, tokens in enumerate(batches):
-        turns = [("ours", ours), ("theirs", theirs)]
-        for name, contender in turns if index % 2 == 0 else reversed(turns):
-            seconds[name].append(contender.seconds(tokens, steps))
-    ours_seconds, theirs_seconds = (torch.tensor(seconds[name]) for name in ("ours", "theirs"))
-    ratios = ours_seconds / theirs_seconds
-    low, high = bootstrap(ratios)
+    mine, others = (cycle_steps(contender, batches, steps) for contender in (ours, theirs))
+    timed = alternate(mine, others, pairs)
     return {
         "against": against,
         "context": cfg.n_ctx,
         "batch": batch,
         "layers": cfg.n_layers,
         "d_model": cfg.d_model,
-        "pairs": pairs,
         "steps_per_pair": steps,
-        "ratio_median": round(median(ratios), 4),
-        "ratio_interval": [round(low, 4), round(high, 4)],
-        "ours_cpu_seconds_median": round(median(ours_seconds), 4),
-        "theirs_cpu_seconds_median": round(median(theirs_seconds), 4),
+        **timed,
         "saved_bytes_ours": memory[0],
         "saved_bytes_theirs": memory[1],
         "saved_bytes_ratio": round(memory[0] / memory[1], 4),
@@ -165,27 +146,11 @@ def main(arguments: list[str]) -> None:
             )
             rows.append(compare(cfg, options.against, batch, options.pairs, options.steps))
             print(f"{options.against} ctx {context} batch {batch}: {rows[-1]['ratio_median']}", file=sys.stderr)
-    report = {
-        "command": " ".join(["python -m tests.benchmarks.step", *arguments]),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": f"{platform.machine()}, {_processor()}",
-        "threads": options.threads,
-        "torch": torch.__version__,
-        "transformer_lens": importlib.metadata.version("transformer-lens"),
-        "rows": rows,
-    }
+    report = circumstances("tests.benchmarks.step", arguments, options.threads) | {"rows": rows}
     text = json.dumps(report, indent=2)
     if options.out:
         options.out.write_text(text + "\n")
     print(text)
-
-
-def _processor() -> str:
-    names = Path("/proc/cpuinfo")
-    lines = names.read_text().splitlines() if names.exists() else []
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
 
 
 if __name__ == "__main__":

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 
 from lab.tokenizer import Tokenizer
 from probes.layers import labels
-from probes.layers.labels import BadProbeSet, build, from_dict, split_sentences, supersense, to_dict, word_class
+from probes.layers.labels import BadProbeSet, build, from_dict, supersense, to_dict, word_class
+from probes.layers.text import find_words, split_sentences
 from probes.layers.words import FUNCTION_WORDS
 from tests.probes.toys import Pieces
 
 ROOT = Path(__file__).parents[2]
-PEOPLE = ["teacher", "farmer", "soldier", "sister", "lawyer", "citizen"]
+PEOPLE = ["farmer", "children", "citizen", "lawyer", "nephew", "senator"]
 PLACES = ["canada", "utah", "mexico", "russia", "spain", "cuba"]
 
 
@@ -44,7 +45,7 @@ def test_open_classes_are_content_and_interjections_neither() -> None:
 
 
 def test_a_word_has_a_supersense_only_if_all_its_readings_agree() -> None:
-    assert supersense("teacher") == supersense("Teachers") == "noun.person"
+    assert supersense("farmer") == supersense("Farmers") == "noun.person"
     assert supersense("children") == "noun.person"
     assert supersense("canada") == "noun.location"
     assert supersense("believes") == "verb.cognition"
@@ -78,7 +79,7 @@ def test_the_table_is_derived_from_wordnet_files_the_same_bytes_each_time(tmp_pa
         "adv": [],
     }
     for part, content in lines.items():
-        (tmp_path / f"data.{part}").write_text("\n".join(content) + "\n")
+        (tmp_path / f"data.{part}").write_text("".join(f"{line}\n" for line in content))
     module = derivation()
     table = module.derive(tmp_path)
     assert table["bakers"] == "noun.person" and table["strolled"] == table["strolling"] == "verb.motion"
@@ -94,9 +95,9 @@ def test_a_label_sits_at_the_last_sub_token_of_its_word() -> None:
     text, tokenizer = "The teachers of Canada don't know it.", Pieces(3)
     ids, spans = tokenizer.encode_with_offsets(text)
     found = list(labels._aligned(text, spans, labels.Counter()))
-    assert [word for _, word, _ in found] == ["The", "teachers", "of", "Canada", "know", "it"]
+    assert [word for _, word, _ in found] == ["The", "teachers", "of", "Canada", "don't", "know", "it"]
     for last, word, _ in found:
-        assert text[: spans[last][1]].endswith(word)
+        assert text[: spans[last][1]].endswith(word[-1]) and text[spans[last][1] :][:1] in " ."
     assert len(ids) > len(found)
 
 
@@ -115,12 +116,13 @@ def test_words_that_share_their_last_token_with_a_neighbour_are_dropped_and_coun
     text = "a an of it is as we"
     dropped: labels.Counter[str] = labels.Counter()
     found = list(labels._aligned(text, Pieces(8, across=True).encode_with_offsets(text)[1], dropped))
-    assert dropped["words sharing their last token"] == 7 and not found
+    assert dropped["words sharing their last token"] == 6
+    assert [word for _, word, _ in found] == ["we"]
 
 
 def test_a_contraction_is_one_word_and_a_clitic_is_split_off() -> None:
     text = "Don’t take Mary's or the boss'll see; it's over"
-    words = [(text[a:b], labelled) for a, b, labelled in labels.find_words(text)]
+    words = [(text[a:b], labelled) for a, b, labelled in find_words(text)]
     assert ("Don’t", True) in words and ("it's", True) in words
     assert ("Mary", True) in words and ("'s", False) in words and ("'ll", False) in words
 
