@@ -143,7 +143,7 @@ class DataConfig(Section):
 
 
 class TrainConfig(Section):
-    steps: int = Field(600, ge=1)
+    steps: int = Field(400, ge=1)
     batch: int = Field(32, ge=1)
     accumulation: int = Field(1, ge=1)
     seed: int = Field(0, ge=0, lt=2**63)
@@ -154,7 +154,7 @@ class TrainConfig(Section):
 
 
 class OptimizerConfig(Section):
-    lr: float = Field(3e-3, gt=0, lt=10)
+    lr: float = Field(5e-3, gt=0, lt=10)
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = Field(0.1, ge=0)
     clip: float = Field(1.0, gt=0)
@@ -284,7 +284,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "demo": {
         "model": {"n_layers": 6, "d_model": 128, "n_heads": 4, "n_ctx": 128},
-        "train": {"steps": 600, "batch": 32},
+        "train": {"steps": 400, "batch": 32},
+        "optimizer": {"lr": 5e-3},
     },
     "laptop": {
         "model": {"n_layers": 6, "d_model": 256, "n_heads": 8, "n_ctx": 256},

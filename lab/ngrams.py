@@ -92,7 +92,7 @@ class NgramIndex:
         return cls(parts, orders)
 
     def longest(self, query: Sequence[int] | Tokens, most: int = MOST) -> Match | None:
-        """The longest run that the query shares with the stream, the first of equal ones; None if it shares no token."""
+        """The longest run that query and stream share, of equal ones the first in the query; None if they share no token."""
         asked = _asked(query)
         best: Match | None = None
         for part in range(len(self._parts)):

@@ -44,6 +44,8 @@ from train.generators import derived_generator
 DECODE = "decode"
 LAYERS = "layer 0 = embedding sum, layer l = after block l, before the final norm"
 
+TWIN = "initial weights of another seed; writers drawn at the embedding's deviation / sqrt(fan-in) instead of zero"
+
 
 class NoReadings(LabError):
     """The run holds no readings to show."""
@@ -173,17 +175,18 @@ class Bench:
         What its layers hold comes from the tokens and the architecture alone, so a trained layer has to beat it.
         """
         file = self.run.statistics / "probe_twin.json"
-        key = hashlib.sha256(_canonical([self.protocol, self.run.config.model.model_dump(), self.layers])).hexdigest()
+        key = hashlib.sha256(
+            _canonical([TWIN, self.protocol, self.run.config.model.model_dump(), self.layers])
+        ).hexdigest()
         stored = _json(file) if file.exists() else {}
         known: dict[str, Any] = stored.get("tasks", {}) if stored.get("key") == key else {}
         missing = [task for task in tasks if task not in known]
         if missing:
             seed = derived_generator(self.run.config.train.seed, "twin", 0).initial_seed()
-            model = GPT(GPTConfig.from_config(self.run.config.model), seed=seed)
-            found = self._read(model, missing).profiles
+            found = self._read(random_twin(GPTConfig.from_config(self.run.config.model), seed), missing).profiles
             known = known | {task: asdict(found[task]) if task in found else None for task in missing}
             if self.store:
-                _write(file, {"key": key, "seed": seed, "layers": LAYERS, "tasks": known})
+                _write(file, {"key": key, "seed": seed, "twin": TWIN, "layers": LAYERS, "tasks": known})
         return {task: tuple(known[task]["value"]) for task in tasks if known[task] is not None}
 
     def _read(self, model: Any, tasks: Sequence[str]) -> Readings:
@@ -192,6 +195,24 @@ class Bench:
         if 0 in self.layers:
             return found
         return replace(found, profiles={task: _without_layer_0(p) for task, p in found.profiles.items()})
+
+
+def random_twin(shape: GPTConfig, seed: int) -> GPT:
+    """A model of this shape that was never trained but mixes: what its layers hold is due to tokens and architecture.
+
+    `GPT.initialise` starts W_O and W_out at zero, so that a fresh model passes its embedding through unchanged. Such a
+    twin would repeat layer 0 at every depth and be no baseline for any of them. Here they are drawn at the embedding's
+    own deviation over √fan-in, so that a block adds to the stream without drowning the token.
+    """
+    model = GPT(shape, seed=seed)
+    generator = derived_generator(seed, "twin writers", 0)
+    with torch.no_grad():
+        spread = float(model.W_E.std())
+        for name, weight in model.named_parameters():
+            if name.endswith((".W_O", ".W_out")):
+                fan_in = weight.numel() // weight.shape[-1]
+                weight.copy_(torch.randn(weight.shape, generator=generator) * spread * fan_in**-0.5)
+    return model
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ class Chunk:
     """A phrase of a sentence.
 
     Attributes:
-        kind: subject, region, window, boundary, cut, filler, unknown, or a kind of `lexicon.Word`.
+        kind: subject, region, window, misread ("layers 5-2"), boundary, cut, filler, unknown, or a kind of `lexicon.Word`.
         start, end: token indices in the sentence.
     """
 
@@ -65,7 +65,7 @@ class Clause:
             return len(self.of("subject")) + bool(self.of("unknown")) >= 2
         if self.of("learn") and self.of("subject", "unknown") and {"has", "have", "had", "already", "now"} & self.words:
             return True
-        return bool(self.of("region", "window", "steady", "move", "rely", "order"))
+        return bool(self.of("region", "window", "misread", "steady", "move", "rely", "order"))
 
     @property
     def words(self) -> set[str]:
@@ -102,6 +102,9 @@ def chunks(tokens: Sequence[Token]) -> list[Chunk]:
     row = list(_longest_phrases(tokens))
     if any(chunk.kind == "remove" for chunk in row):
         row = [replace(chunk, kind="filler") if chunk.text in ("when", "whenever", "once") else chunk for chunk in row]
+    for at, chunk in enumerate(row):  # a layer that "knows" or "shows" something believes nothing and says nothing
+        if chunk.kind in ("think", "speak") and _after_region(row, at):
+            row[at] = replace(chunk, kind="locate")
     named = False
     for at in range(len(row) - 1, -1, -1):
         if row[at].kind in ("boundary", "than"):
@@ -110,6 +113,11 @@ def chunks(tokens: Sequence[Token]) -> list[Chunk]:
         if row[at].kind == "compare" and not named and row[at].word.value:
             row[at] = replace(row[at], kind="order")
     return row
+
+
+def _after_region(row: Sequence[Chunk], at: int) -> bool:
+    before = [chunk for chunk in row[max(0, at - 3) : at] if chunk.kind != "filler" or chunk.text in ("i", "we", "you")]
+    return bool(before) and before[-1].kind == "region"
 
 
 def _longest_phrases(tokens: Sequence[Token]) -> Iterator[Chunk]:
@@ -129,8 +137,9 @@ def _phrase(found: Match[Subject | Word | Make], tokens: Sequence[Token], at: in
     if isinstance(item, Word):
         return Chunk(item.kind, text, at, found.end, item)
     place = item(found.numbers)
-    if place is None:
-        return Chunk("unknown", text, at, found.end)
+    half = isinstance(place, Region) and any(number % 1 for number in found.numbers)
+    if place is None or half or place.first == -1:  # "layer 2.5", "the last 0 layers"
+        return Chunk("misread", text, at, found.end)
     return Chunk("region" if isinstance(place, Region) else "window", text, at, found.end, place)
 
 
@@ -181,10 +190,12 @@ def aside_reason(group: Group) -> str:
     if not words:
         return ""
     first = words[0].text.split()[0]
-    if words[0].kind not in ("subject", "region", "window"):
+    if words[0].kind not in ("subject", "region", "window", "not_all") and (
+        words[0].kind != "filler" or first == words[0].text
+    ):
         if first in WORDS["conditional_opener"]:
             return "conditional"
-        if first in WORDS["question_opener"] and words[0].kind != "not_all":
+        if first in WORDS["question_opener"]:
             return "question"
     for at, chunk in enumerate(group.chunks):
         before = {word for other in group.chunks[:at] for word in other.text.split()}
@@ -208,6 +219,8 @@ def _orders(group: Group) -> bool:
         ]
         if row and row[0].kind not in ("subject", "region", "window") and row[0].text.split()[0] in WORDS["order"]:
             return True
+        if len(row) > 1 and row[0].text == "to" and row[1].word.form == "base":
+            return True  # "to settle function words early, …": a purpose
         if clause.of("subject", "pronoun"):
             return False
     return False
@@ -256,6 +269,14 @@ def join(clauses: Sequence[Clause]) -> list[Clause]:
         if last is None or (last.is_complete and not (bare_place and not _has_its_kind(last, clause))):
             found.append(Clause(list(clause.chunks), clause.opener))
         else:
+            if (
+                clause.opener == "and"
+                and last.words & {"is", "are", "was", "were"}
+                and not clause.of("subject", "unknown")
+            ):
+                last.chunks = last.of(
+                    "subject"
+                )  # "function words are easy | and get done early": the first half is a remark
             last.chunks.extend(clause.chunks)
     return found
 

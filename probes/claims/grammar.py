@@ -22,8 +22,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from probes.claims.clauses import Clause, Group, chunks, cut, groups, join
+from probes.claims.contrasts import contrast
 from probes.claims.sentences import LONGEST_SENTENCE, Sentence, sentences
-from probes.claims.statements import Statement, Unread, contrast, statements
+from probes.claims.statements import Statement, Unread, statements
 from probes.claims.vocabulary import Subject
 from probes.layers.labels import LABELS
 

@@ -97,5 +97,5 @@ class Phrasebook(Generic[Item]):
             yield "#th", token.number if token.number is not None else ORDINALS[token.text]
         for name in self._classes.get(token.text, ()):
             yield name, None
-        if token.kind in ("word", "mark"):
+        if token.kind in ("word", "mark") and token.text != "#":  # a written "#" is no number
             yield token.text, None

@@ -7,11 +7,17 @@ half or a quarter is what it says. A number is kept exactly: whether the model h
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 AROUND_STEP = 0.2  # "around step 1000" is 800 to 1200; "around layer 4" is 3 to 5
+
+
+def _plain(number: float | None) -> float | None:
+    """A whole number as an int, for JSON."""
+    return int(number) if number is not None and number == int(number) else number
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ class Region:
         return self.first, n_layers if self.last is None else self.last
 
     def to_json(self) -> dict[str, Any]:
-        return {"unit": self.unit, "first": self.first, "last": self.last, "text": str(self)}
+        return {"unit": self.unit, "first": _plain(self.first), "last": _plain(self.last), "text": str(self)}
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,13 @@ class Window:
         return f"{self.unit} {show(self.first)}..{show(self.last)}"
 
     def to_json(self) -> dict[str, Any]:
-        return {"unit": self.unit, "first": self.first, "last": self.last, "how": self.how, "text": str(self)}
+        return {
+            "unit": self.unit,
+            "first": _plain(self.first),
+            "last": _plain(self.last),
+            "how": self.how,
+            "text": str(self),
+        }
 
 
 CLASSES = {
@@ -112,6 +124,12 @@ def _both(numbers: Numbers) -> Region | None:
     return _span(*numbers) if numbers[1] - numbers[0] == 1 else None
 
 
+def _row(numbers: Numbers) -> Region | None:
+    """ "Layers 3, 4 and 5" is a range, with a gap it is none."""
+    steady = all(after - before == 1 for before, after in itertools.pairwise(numbers))
+    return _span(numbers[0], numbers[-1]) if steady else None
+
+
 def _near_step(n: float) -> Window:
     return Window("step", round(n * (1 - AROUND_STEP)), round(n * (1 + AROUND_STEP)))
 
@@ -131,6 +149,13 @@ REGIONS: list[tuple[str, Make]] = [
     (f"between [the] #th and [the] #th {LAYER}", lambda n: _span(n[0], n[1])),
     (f"{LAYER} # (and|&) [@layer] #", _both),
     (f"[the] #th and [the] #th {LAYER}", _both),
+    (f"{LAYER} # , # [,] (and|or|,) #", _row),
+    (f"{LAYER} # , # , # [,] (and|or|,) #", _row),
+    ("[a] (@low|@lowfirst) @layer (affair|phenomenon|thing|business|matter|story|feature)", _always(LOW)),
+    ("[a] (@high|@highlast) @layer (affair|phenomenon|thing|business|matter|story|feature)", _always(HIGH)),
+    ("[a] @mid @layer (affair|phenomenon|thing|business|matter|story|feature)", _always(MIDDLE)),
+    ("(at|near|from|towards|toward|around|by) the [very] (start|beginning) of [@det] @net", _always(LOW)),
+    ("(at|near|towards|toward|around|by) (the|its|my) [very] end [of [@det] @net]", _always(HIGH)),
     (f"@near {LAYER} #", lambda n: Region("layer", max(0, n[0] - 1), n[0] + 1)),
     ("@near the #th @layer", lambda n: Region("layer", max(0, n[0] - 1), n[0] + 1)),
     (f"(by|through|up to|as early as|no later than|at the latest by) {LAYER} #", lambda n: Region("layer", 0, n[0])),
@@ -167,12 +192,18 @@ REGIONS: list[tuple[str, Make]] = [
     ("@det [very|exact] @mid [part|section|region|portion|of] [@det] [@net]", _always(MIDDLE)),
     ("(@low|@lowfirst) [part|end|section|region|portion|stages|stage] of [@det] @net", _always(LOW)),
     ("(@high|@highlast) [part|end|section|region|portion|stages|stage] of [@det] @net", _always(HIGH)),
-    ("(early|low|shallow|low down|early on) in [@det] @net", _always(LOW)),
-    ("(late|high|deep|high up|deep down|later|late on) (in|inside|into) [@det] @net", _always(HIGH)),
+    ("(early|low|shallow|low down|early on|earlier|lower|shallower) in [@det] @net", _always(LOW)),
+    (
+        "(late|high|deep|high up|deep down|later|late on|higher|deeper|further up) (in|inside|into) [@det] @net",
+        _always(HIGH),
+    ),
     ("@det [very] (bottom|base|floor|start) " + _SIDES, _always(LOW)),
     ("@det [very] (top|head|roof|end) " + _SIDES, _always(HIGH)),
-    ("(until|till) [the] [very] (top|end) " + _SIDES, _always(HIGH)),
-    ("(until|till) [the] (@high|@highlast) [few|several] (@layers|ones)", _always(HIGH)),
+    ("(until|till) [the] [very] (top|end) " + _SIDES, _always(replace(HIGH, until=True))),
+    ("(until|till) [the] (@high|@highlast) [few|several] (@layers|ones)", _always(replace(HIGH, until=True))),
+    ("(until|till) [the] @mid [@layers]", _always(Region("depth", 1 / 3, 1.0, 1, until=True))),
+    ("(until|till) [the] (last|final|top) # @layers", lambda n: Region("top", n[0] - 1, 0, until=True)),
+    ("(until|till) [the] [very] (last|final|top) @layer", _always(Region("top", 0, 0, until=True))),
     ("(on|up|at|toward|towards|near|nearer|closer to|close to) [the] [very] top " + _SIDES, _always(HIGH)),
     (
         """(at|near|close to|toward|towards|nearer|closer to|nearer to) [the|my] (output|outputs|output end|

@@ -15,7 +15,7 @@ LONGEST_SENTENCE = 200  # tokens; a longer run without a full stop is no sentenc
 
 _BLOCK_MARK = re.compile(r"[ \t]*(?:(?:[-*+•–]|\d{1,3}[.)]|#{1,6}|\[[ xX]\])[ \t]+)+")
 _TOKEN = re.compile(
-    r"(?P<number>\d{1,3}(?:[, ]\d{3})+(?!\d)|\d+(?:\.\d+)?)(?P<thousand>\s?[kK](?![^\W_]))?(?P<nth>(?:st|nd|rd|th)\b)?"
+    r"(?P<number>\d{1,3}(?:[,\u00a0\u2009\u202f]\d{3})+(?!\d)|\d+(?:\.\d+)?)(?P<thousand>\s?[kK](?![^\W_]))?(?P<nth>(?:st|nd|rd|th)\b)?"
     r"|(?P<word>[^\W\d_]+(?:['’ʼ][^\W\d_]+)*)"
     r"|(?P<blank>[\s*_`~]+)"
     r"|(?P<dots>\.{2,}|…)"

@@ -6,13 +6,13 @@ stability, comparison, place or time. A word that no table knows makes the claus
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from probes.claims.clauses import Chunk, Clause
-from probes.claims.lexicon import STEMS_OF_A_NETWORK, WORDS
+from probes.claims.lexicon import WORDS
 from probes.claims.places import Region, Window
-from probes.claims.vocabulary import UNNAMED, Subject
+from probes.claims.subjects import Named, is_of_a_network, subjects_of
+from probes.claims.vocabulary import Subject
 
 
 @dataclass(frozen=True)
@@ -51,16 +51,19 @@ def statements(clause: Clause, before: tuple[Subject, ...]) -> list[Statement | 
     Args:
         before: the subject that the sentence named last, for "it" and for a clause that names none.
     """
-    if not clause.has_predicate:
-        return []
     start, end = clause.chunks[0].start, clause.chunks[-1].end
-    found = _subjects(clause, before)
+    if not clause.has_predicate:
+        told = clause.of("remove") and clause.of("subject")
+        return [Unread("does not say what the removal does", start, end)] if told else []
+    found = subjects_of(clause, before)
     if isinstance(found, str):
         return [Unread(found, start, end)] if found else []
     subjects, unknown = found
     if unknown:
         return [Unread(f"does not know {' '.join(repr(chunk.text) for chunk in unknown[:3])}", start, end)]
-    if not _of_a_network(clause, subjects):
+    if misread := clause.of("misread"):
+        return [Unread(f"{misread[0].text!r} is no range of layers or steps", start, end)]
+    if not is_of_a_network(clause, subjects):
         known = bool(clause.of("subject"))
         return [Unread("may be about the world: names no layer, step or concept", start, end)] if known else []
     inherited = not clause.of("subject", "unknown")
@@ -74,58 +77,6 @@ def statements(clause: Clause, before: tuple[Subject, ...]) -> list[Statement | 
     return [Unread("names a subject, but not what is claimed of it", start, end)]
 
 
-Named = tuple[Subject, int]  # a subject and the token where it stands
-
-
-def _subjects(clause: Clause, before: tuple[Subject, ...]) -> tuple[list[Named], list[Chunk]] | str:
-    """Subjects with their places, and the words left unknown; or why there are none ("" = nothing to report)."""
-    named = [(chunk.value, chunk.start) for chunk in clause.chunks if isinstance(chunk.value, Subject)]
-    unknown = clause.of("unknown")
-    if clause.of("hurt", "harmless") and clause.of("remove"):
-        unknown = [chunk for chunk in unknown if chunk.text not in WORDS["outcome"]]
-    wants_two = bool(clause.of("compare", "than"))
-    if named and not (wants_two and len(named) < 2 and unknown):
-        return named, unknown
-    if unknown:
-        made, rest = _unknown_subject(clause, unknown)
-        if "#" in made.name or WORDS["not_subject"].intersection(made.name.split()):
-            return f"does not know {made.name!r}" if named else ""
-        if not named and not _has_verb(clause):
-            return ""
-        return sorted([*named, (made, unknown[0].start)], key=lambda pair: pair[1]), rest
-    if before and not (clause.of("pronoun") and len(before) > 1):
-        return [(subject, clause.chunks[0].start) for subject in before], []
-    return "'it' or 'they' refers to another sentence" if clause.of("pronoun") else ""
-
-
-def _unknown_subject(clause: Clause, unknown: list[Chunk]) -> tuple[Subject, list[Chunk]]:
-    """The first run of unknown words ("sense of humour") as a subject without a task; the words after it."""
-    run = [unknown[0]]
-    for chunk in unknown[1:]:
-        between = [c.text for c in clause.chunks if run[-1].end <= c.start < chunk.start]
-        if not all(text in ("of", "the", "a", "in", "for") for text in between) or len(between) > 2:
-            break
-        run += [chunk]
-    inside = [c.text for c in clause.chunks if run[0].start <= c.start < run[-1].end]
-    name = " ".join(inside)
-    lead = [c for c in clause.chunks if c.end == run[0].start and c.text in ("sense", "kind")]
-    name = " ".join([*(c.text for c in lead), name])
-    return Subject(name, name, UNNAMED), [chunk for chunk in unknown if chunk not in run]
-
-
-def _has_verb(clause: Clause) -> bool:
-    verbs = clause.of("locate", "learn", "steady", "move", "rely", "hurt", "harmless", "remove", "compare")
-    return bool(verbs) or bool(clause.words & {"is", "are", "was", "were", "has", "have", "had"})
-
-
-def _of_a_network(clause: Clause, subjects: list[Named]) -> bool:
-    """Whether it is about the model: "the food was late" is not, "food is late in the network" is."""
-    everyday = [s for s, _ in subjects if (s.value or "").startswith(("noun.", "verb.", UNNAMED))]
-    if len(everyday) < len(subjects):
-        return True
-    return any(word.startswith(STEMS_OF_A_NETWORK) for word in clause.words)
-
-
 def _trend(clause: Clause) -> bool:
     return clause.of("move")[0].word.value in ("grow", "fade")
 
@@ -133,7 +84,8 @@ def _trend(clause: Clause) -> bool:
 def _denials(clause: Clause) -> int:
     absent = sum(chunk.word.value == "not" for chunk in clause.of("locate"))
     never = sum(isinstance(chunk.value, Region) and chunk.value.never for chunk in clause.chunks)
-    return len(clause.of("not")) + absent + never
+    nor = clause.opener == "nor" and not clause.of("not")
+    return len(clause.of("not")) + absent + never + nor
 
 
 def _positive(clause: Clause) -> bool:
@@ -153,6 +105,8 @@ def _reading(clause: Clause) -> str | None:
     tools = [chunk.text for chunk in clause.of("instrument")]
     if any("lens" in tool for tool in tools):
         return "decide"
+    if clause.of("rely"):
+        return "use"
     return values[0] if values else "decode" if any("probe" in tool for tool in tools) else None
 
 
@@ -175,7 +129,7 @@ def _removal(clause: Clause, subjects: list[Named]) -> list[Statement]:
 def _reliance(clause: Clause, subjects: list[Named]) -> list[Statement]:
     """ "The model relies on A at the top", "B depends on A", "A is needed (for B)", "A does not matter"."""
     verbs = clause.of("rely")
-    if not verbs:
+    if not verbs or (clause.of("compare") and len(subjects) > 1):
         return []
     verb = verbs[0]
     before = [s for s, at in subjects if at < verb.start]
@@ -208,7 +162,8 @@ def _reliance(clause: Clause, subjects: list[Named]) -> list[Statement]:
 def _stability(clause: Clause, subjects: list[Named]) -> list[Statement]:
     """ "A has not moved since step 4000", "A keeps flickering", "A is stable"."""
     moves = clause.of("steady", "move")
-    if not moves:
+    acted = clause.words & {"i", "we"} and moves and moves[0].word.value == "shift"
+    if not moves or (acted and all(at > moves[0].start for _, at in subjects)):  # "we moved A to the top" is a deed
         return []
     steady = moves[0].kind == "steady"
     return [
@@ -276,7 +231,13 @@ def _in_training(clause: Clause) -> bool:
 
 def _place(clause: Clause, subjects: list[Named]) -> list[Statement]:
     """A subject with its layers, its time of training or its turn ("first …"), in the order in which they are named."""
+    if clause.of("move", "steady", "rely", "remove"):
+        return []
     regions = [(c.value, c.start) for c in clause.chunks if isinstance(c.value, Region)]
+    if clause.of("window"):  # "late, around step 5000" is one time
+        regions = [
+            pair for pair in regions if (pair[1], True) not in [(c.start, _is_bare_adverb(c)) for c in clause.chunks]
+        ]
     regions = [pair for pair in regions if not pair[0].never] or regions  # "nowhere in the lower half"
     when, orders = _when(clause), clause.of("order")
     reading, positive = _reading(clause), _positive(clause)
@@ -311,6 +272,10 @@ def _place(clause: Clause, subjects: list[Named]) -> list[Statement]:
     return found
 
 
+def _is_bare_adverb(chunk: Chunk) -> bool:
+    return set(chunk.text.split()) <= {"early", "late", "very", "quite", "on", "later"}
+
+
 def _emerges(clause: Clause) -> bool:
     return bool(clause.of("learn")) or any(c.text.split()[0] in WORDS["emerging"] for c in clause.of("locate"))
 
@@ -324,8 +289,9 @@ def _until(
 ) -> tuple[Region | None, Window | None, bool]:
     """ "Not until layer 4" and "it took until step 8000" say when it began: from there on."""
     if not positive or took:
-        if where is not None and where.until and where.last is not None:
-            return Region("layer", where.last, None), when, True
+        if where is not None and where.until:
+            begins = where if where.unit != "layer" else Region("layer", where.last or 0, None)
+            return replace(begins, until=False), when, True
         if when is not None and when.how == "until":
             return where, Window(when.unit, when.last, None, "after"), True
     return where, when, positive
@@ -343,45 +309,3 @@ def _paired(subjects: list[Named], regions: list[tuple[Region, int]]) -> list[tu
     if len(regions) > 1 and len(regions) == len(subjects):
         return [(subject, region) for (subject, _), (region, _) in zip(subjects, regions, strict=True)]
     return [(subject, region) for subject, _ in subjects for region, _ in regions]
-
-
-def contrast(found: Sequence[Statement | Unread]) -> list[Statement | Unread]:
-    """Statements that rank their subjects by words alone ("early … late", "first … then") become one order of the two.
-
-    A place given by number says more than the order, so it stays a band; a turn ("first") with nothing to compare is no
-    claim.
-    """
-    joined: list[Statement | Unread] = []
-    previous: Statement | None = None
-    used: set[int] = set()
-    for at, item in enumerate(found):
-        if (
-            not isinstance(item, Statement)
-            or item.rank is None
-            or not item.positive
-            or item.kind not in ("band", "turn", "emergence")
-        ):
-            previous = item if isinstance(item, Statement) and item.kind == "turn" else None
-            continue
-        if previous is not None and previous.a != item.a and previous.rank is not None and previous.rank != item.rank:
-            a, b = (previous, item) if previous.rank < item.rank else (item, previous)
-            trained = previous.in_training or item.in_training
-            joined.append(
-                Statement(
-                    "emergence" if trained else "depth_order", a.a, min(a.start, b.start), max(a.end, b.end), b.a,
-                    reading=a.reading or b.reading,
-                )
-            )  # fmt: skip
-            used |= {at, list(found).index(previous)}
-        previous = item
-    rest: list[Statement | Unread] = []
-    for at, item in enumerate(found):
-        if at in used:
-            continue
-        if isinstance(item, Statement) and item.kind == "turn":
-            item = Unread("compares with nothing that the sentence names", item.start, item.end)
-        rest.append(item)
-    return sorted([*joined, *rest], key=lambda item: item.start)
-
-
-__all__ = ["Statement", "Unread", "contrast", "statements"]
