@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
+from probes.layers import lexical
+
 BLUE, ORANGE, GREEN, PINK, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8A8F98"
 OKABE_ITO = (BLUE, ORANGE, GREEN, PINK)
-LEXICAL_SHARE = 0.9  # layer 0 holding this much of the best layer's bits leaves the layers nothing to add
 MOST_TICKS = 14
 
 TASKS: dict[str, tuple[str, str]] = {
@@ -67,9 +68,7 @@ def is_lexical(cells: Sequence[Cell]) -> bool:
     if not cells:
         return False
     newest = max(cell.step for cell in cells)
-    profile = {cell.layer: cell.value for cell in cells if cell.step == newest}
-    best = max(profile.values())
-    return 0 in profile and best > 0.02 and profile[0] >= LEXICAL_SHARE * best
+    return lexical.is_lexical({cell.layer: cell.value for cell in cells if cell.step == newest})
 
 
 def heat_map(cells: Sequence[Cell], step: int, layer: int) -> go.Figure:

@@ -124,7 +124,10 @@ class Attention(nn.Module):
         self, x: Float[Tensor, "batch pos d_model"], layer: int, cache: KeyValueCache | None
     ) -> Float[Tensor, "batch pos d_model"]:
         W_K, _, W_V, _ = self.unexpanded
-        if x.shape[:2] == (1, 1):  # one new token: laying out the joint weight would cost more than the product (a third)
+        if x.shape[:2] == (
+            1,
+            1,
+        ):  # one new token: laying out the joint weight would cost more than the product (a third)
             products = [torch.matmul(x[0], weight) for weight in (self.W_Q, W_K, W_V)]  # [head, 1, d_head]
             qkv = torch.cat(products).transpose(0, 1)[:, None]
         else:

@@ -186,7 +186,7 @@ class ProbingConfig(Section):
     tasks: tuple[str, ...] = PROBE_TASKS
     layers: Literal["all"] | tuple[int, ...] = "all"
     sentences: int = Field(400, ge=10)
-    folds: int = Field(5, ge=2)
+    folds: int = Field(5, ge=3)
     seed: int = Field(0, ge=0, lt=2**63)
 
     @model_validator(mode="after")

@@ -301,7 +301,7 @@ class Run:
         from lab.model import GPT, GPTConfig
 
         weights = read_weights(self.checkpoint_info(step).path)
-        model = GPT(GPTConfig.from_config(self.config.model))
+        model = GPT(GPTConfig.from_config(self.config.model), tokenizer=self.tokenizer())
         model.load_state_dict(weights)
         model.eval()
         return model

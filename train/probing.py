@@ -44,7 +44,7 @@ from train.generators import derived_generator
 DECODE = "decode"
 LAYERS = "layer 0 = embedding sum, layer l = after block l, before the final norm"
 
-TWIN = "initial weights of another seed; writers drawn at the embedding's deviation / sqrt(fan-in) instead of zero"
+TWIN = "initial weights of another seed"
 
 
 class NoReadings(LabError):
@@ -183,7 +183,7 @@ class Bench:
         missing = [task for task in tasks if task not in known]
         if missing:
             seed = derived_generator(self.run.config.train.seed, "twin", 0).initial_seed()
-            found = self._read(random_twin(GPTConfig.from_config(self.run.config.model), seed), missing).profiles
+            found = self._read(GPT(GPTConfig.from_config(self.run.config.model), seed=seed), missing).profiles
             known = known | {task: asdict(found[task]) if task in found else None for task in missing}
             if self.store:
                 _write(file, {"key": key, "seed": seed, "twin": TWIN, "layers": LAYERS, "tasks": known})
@@ -195,24 +195,6 @@ class Bench:
         if 0 in self.layers:
             return found
         return replace(found, profiles={task: _without_layer_0(p) for task, p in found.profiles.items()})
-
-
-def random_twin(shape: GPTConfig, seed: int) -> GPT:
-    """A model of this shape that was never trained but mixes: what its layers hold is due to tokens and architecture.
-
-    `GPT.initialise` starts W_O and W_out at zero, so that a fresh model passes its embedding through unchanged. Such a
-    twin would repeat layer 0 at every depth and be no baseline for any of them. Here they are drawn at the embedding's
-    own deviation over √fan-in, so that a block adds to the stream without drowning the token.
-    """
-    model = GPT(shape, seed=seed)
-    generator = derived_generator(seed, "twin writers", 0)
-    with torch.no_grad():
-        spread = float(model.W_E.std())
-        for name, weight in model.named_parameters():
-            if name.endswith((".W_O", ".W_out")):
-                fan_in = weight.numel() // weight.shape[-1]
-                weight.copy_(torch.randn(weight.shape, generator=generator) * spread * fan_in**-0.5)
-    return model
 
 
 @dataclass(frozen=True)

@@ -187,7 +187,7 @@ def prepare(
             f"reading needs 2 classes, {FEWEST_WORDS} words and {FEWEST_SENTENCES} sentences. Raise probing.sentences or "
             "add validation text."
         )
-    with _one_thread():
+    with one_thread():
         chosen = features[:, kept].float()
         centre = chosen.mean(1, keepdim=True)
         chosen -= centre
@@ -217,7 +217,7 @@ def usable_bits(problem: Problem) -> Decoding:
         >>> folds = assign_folds(len(sentences), 5)                              # doctest: +SKIP
         >>> usable_bits(prepare("class.next", h, label, sentence, folds, ("content", "function"))).bits  # doctest: +SKIP
     """
-    with _one_thread():
+    with one_thread():
         read = [problem.read_alone(index) for index in range(len(problem.layers))]
     return _decoding(problem, _base_loss(problem) - torch.stack([loss for loss, _ in read]), [p for _, p in read])
 
@@ -233,7 +233,7 @@ def conditional_bits(problem: Problem) -> Decoding:
     """
     if problem.layers[0] != 0:
         raise Untestable(f"{problem.task}: a reading given layer 0 needs layer 0. Add it to the layers collected.")
-    with _one_thread():
+    with one_thread():
         base, held = problem.read_alone(0)
         family = Given(problem.blocks[0], problem.counts, held)
         read = [_read(problem, family.beside(block)) for block in problem.blocks]
@@ -241,7 +241,7 @@ def conditional_bits(problem: Problem) -> Decoding:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Factors of a few hundred rows take longer on two threads than on one, ten times so on a busy machine; and sums
     made by one thread are the same on every number of cores."""
     threads = torch.get_num_threads()

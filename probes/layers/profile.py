@@ -6,6 +6,7 @@ A task is a label and a way to read it: alone, or given layer 0. One label's pro
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,12 +16,10 @@ from torch import Tensor
 
 from lab.errors import LabError
 from probes.layers.collect import Activations
-from probes.layers.fit import Decoding, Untestable, conditional_bits, prepare, usable_bits
+from probes.layers.fit import Decoding, Untestable, conditional_bits, one_thread, prepare, usable_bits
 from probes.layers.intervals import sentence_intervals
 from probes.layers.labels import NO_LABEL, ProbeSet
-
-LEXICAL_SHARE = 0.95  # of the best layer's bits, at layer 0
-LEAST_GAIN_BITS = 0.02  # a profile that never gets this far says nothing about layers
+from probes.layers.lexical import is_lexical
 
 
 @dataclass(frozen=True)
@@ -120,11 +119,11 @@ def read_layers(
     Returns:
         A profile for every task that can be read; the others are in `untestable` with the reason, never with a number.
     """
-    profiles: dict[str, Profile] = {}
-    untestable: dict[str, str] = {}
     sentence = torch.tensor(probe_set.word_sentence, dtype=torch.long)
-    for label in dict.fromkeys(TASKS[task].label for task in tasks):
+
+    def read_label(label: str) -> tuple[dict[str, Profile], dict[str, str]]:
         of_label = [task for task in tasks if TASKS[task].label == label]
+        found: dict[str, Profile] = {}
         try:
             labels = torch.tensor(probe_set.labels[label], dtype=torch.long)
             labels = torch.where(activations.kept, labels, NO_LABEL)
@@ -138,22 +137,20 @@ def read_layers(
                 activations.layers,
             )
             for task in of_label:
-                found = conditional_bits(problem) if TASKS[task].given_layer_0 else usable_bits(problem)
-                profiles[task] = _profile(task, found, weights)
+                decoding = conditional_bits(problem) if TASKS[task].given_layer_0 else usable_bits(problem)
+                found[task] = _profile(task, decoding, weights)
         except Untestable as error:
-            untestable |= {task: str(error) for task in of_label if task not in profiles}
+            return found, {task: str(error) for task in of_label if task not in found}
+        return found, {}
+
+    # Each label's arithmetic stays on one thread (see one_thread); labels are independent, so they share the cores.
+    workers = torch.get_num_threads()
+    with one_thread(), ThreadPoolExecutor(workers) as pool:
+        results = list(pool.map(read_label, dict.fromkeys(TASKS[task].label for task in tasks)))
+    profiles = {task: profile for found, _ in results for task, profile in found.items()}
+    untestable = {task: reason for _, reasons in results for task, reason in reasons.items()}
     ordered = {task: profiles[task] for task in tasks if task in profiles}
     return Readings(ordered, untestable, activations.outliers)
-
-
-def is_lexical(by_layer: Mapping[int, float]) -> bool:
-    """Whether a raw profile is about the word and not about its context: layer 0 has 95 % of what the best layer has.
-
-    >>> is_lexical({0: 0.85, 1: 0.88, 2: 0.87}), is_lexical({0: 0.2, 1: 0.88}), is_lexical({0: 0.001, 1: 0.001})
-    (True, False, False)
-    """
-    most = max(by_layer.values(), default=0.0)
-    return 0 in by_layer and most >= LEAST_GAIN_BITS and by_layer[0] >= LEXICAL_SHARE * most
 
 
 def lexical_tasks(profiles: Mapping[str, Profile]) -> tuple[str, ...]:

@@ -81,7 +81,7 @@ BAD = [
     ("probing.layers=[]", "layers 0..6"),
     ("probing.layers=some", "probing.layers"),
     ('probing.tasks=["class.later"]', "class.current"),
-    ("probing.folds=1", "probing.folds = 1"),
+    ("probing.folds=2", "probing.folds = 2"),
     ("data.validation_share=0.9", "data.validation_share = 0.9"),
     ("data.sources=[]", "at least one text"),
     ('data.sources=[{name="a", kind="text"}]', "needs path"),
@@ -102,7 +102,7 @@ BAD = [
 
 @pytest.mark.parametrize(("override", "says"), BAD)
 def test_a_bad_value_is_refused_with_key_value_and_remedy(override: str, says: str) -> None:
-    with pytest.raises(BadConfig, match=".") as refusal:
+    with pytest.raises(BadConfig) as refusal:
         load_config("demo", overrides=[override])
     assert says in str(refusal.value)
     assert "validation error" not in str(refusal.value)
@@ -119,7 +119,7 @@ def test_a_bad_value_is_refused_with_key_value_and_remedy(override: str, says: s
 def test_a_bad_file_is_refused_by_name(content: bytes, says: str, tmp_path: Path) -> None:
     file = tmp_path / "bad.toml"
     file.write_bytes(content)
-    with pytest.raises(BadConfig, match="bad.toml") as refusal:
+    with pytest.raises(BadConfig, match=r"bad\.toml") as refusal:
         load_config(file=file)
     assert says in str(refusal.value)
 
