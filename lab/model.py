@@ -24,11 +24,12 @@ from transformer_lens.hook_points import HookPoint
 
 from lab.attention import KeyValueCache, Padding, Rotary
 from lab.blocks import Block, Embed, HookNotEnabled, RMSNorm, Unembed, hooked, listened
+from lab.compiled import Compiled, HookOnCompiled, guard_hooks
 from lab.errors import LabError
 from lab.shape import GPTConfig
 from lab.surface import HookedSurface
 
-__all__ = ["GPT", "BiasesNotZero", "GPTConfig", "HookNotEnabled", "KeyValueCache", "Output"]
+__all__ = ["GPT", "BiasesNotZero", "GPTConfig", "HookNotEnabled", "HookOnCompiled", "KeyValueCache", "Output"]
 
 
 class BiasesNotZero(LabError):
@@ -132,6 +133,8 @@ class GPT(HookedSurface, HookedRootModule):
         """
         if return_type not in ("logits", "loss", "both", None):
             raise ValueError(f'return_type = {return_type!r}: use "logits", "loss", "both" or None.')
+        if torch.compiler.is_compiling():
+            guard_hooks(self)  # a hook added or removed later makes torch compile anew
         if isinstance(input, str | list):
             tokens = self.to_tokens(input, prepend_bos=prepend_bos, padding_side=padding_side)
             attention_mask = self.padding_mask(tokens) if isinstance(input, list) else attention_mask
@@ -173,6 +176,21 @@ class GPT(HookedSurface, HookedRootModule):
             raise ValueError("a loss needs its targets: pass tokens= beside the residual stream.")
         loss = self.loss_fn(logits, tokens, attention_mask, per_token=loss_per_token)
         return loss if return_type == "loss" else Output(logits, loss)
+
+    def compiled(self, **options: Any) -> Compiled:
+        """A compiled twin of calling this model, on the same weights, for training; the model itself stays eager.
+
+        A hook never passes unnoticed in it: while anything is listened to it raises `HookOnCompiled`, whenever the hook
+        was added, and works again once the hook is gone. `torch.compile(model)` by hand compiles anew for each set of
+        hooks instead, so that they fire, up to torch's recompile limit (8); beyond it, torch runs the model eagerly.
+
+        >>> step = model.compiled(mode="max-autotune")
+        >>> step(tokens, return_type="loss").backward()
+
+        Args:
+            options: for torch.compile (backend, mode, dynamic, fullgraph: the model has no graph breaks).
+        """
+        return Compiled(self, **options)
 
     def loss_fn(
         self,
