@@ -8,11 +8,17 @@ TEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -
 
 .PHONY: setup demo test test-slow test-tl39 lint bench figures app
 
-setup: $(VENV)/ready
+setup: $(VENV)/ready-tests
 
+# What the product needs; enough for the demo and the app.
 $(VENV)/ready: pyproject.toml constraints.txt
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	$(PIP) --constraint constraints.txt torch
+	$(PIP) --constraint constraints.txt --editable .
+	touch $@
+
+# And what the tests need: clients of our exports, a browser.
+$(VENV)/ready-tests: $(VENV)/ready
 	$(PIP) --constraint constraints.txt --editable '.[test]'
 	@if [ "$$(id -u)" = 0 ] && ! command -v chromium >/dev/null && command -v apt-get >/dev/null; then \
 		echo "installing Debian's chromium for the browser tests"; \
@@ -20,7 +26,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	fi
 	touch $@
 
-demo: setup
+demo: $(VENV)/ready
 	$(BIN)/lab demo
 
 test: setup
@@ -44,11 +50,15 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: setup
+# Against a plain GPT, and in the second environment against HookedTransformer 3.9.0.
+bench: setup .venv-tl39/ready
 	$(BIN)/python -m tests.benchmarks.step
+	.venv-tl39/bin/python -m tests.benchmarks.step --against hooked --context 256 --batch 16
+	.venv-tl39/bin/python -m tests.benchmarks.step --against hooked --context 1024 --batch 2
+	.venv-tl39/bin/python -m tests.benchmarks.harvest
 
 figures: setup
 	$(BIN)/python -m tests.figures
 
-app: setup
+app: $(VENV)/ready
 	$(BIN)/lab app

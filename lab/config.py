@@ -271,7 +271,7 @@ class RunConfig(Section):
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-# Step counts aim at a machine: `tiny` at a test, `demo` at five minutes and `laptop` at forty on two CPU cores,
+# Step counts aim at a machine: `tiny` at a test, `demo` at four minutes and `laptop` at half an hour on two CPU cores,
 # `8gb` at a night on an 8 GB graphics card.
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {
@@ -289,8 +289,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "laptop": {
         "model": {"n_layers": 6, "d_model": 256, "n_heads": 8, "n_ctx": 256},
-        "train": {"steps": 2000, "batch": 16},
-        "optimizer": {"lr": 2e-3, "warmup_steps": 100},
+        "train": {"steps": 1250, "batch": 16},
+        "optimizer": {"lr": 3e-3, "warmup_steps": 100},
         "checkpoint": {"every": 250},
         "probing": {"every": 250},
         "evaluation": {"every": 250},

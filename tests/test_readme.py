@@ -52,3 +52,9 @@ def test_every_command_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Mo
     for code in blocks("python"):
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
+
+
+def test_the_table_of_figures_is_the_one_that_was_measured() -> None:
+    from tests.figures.__main__ import rendered_readme
+
+    assert rendered_readme() == README

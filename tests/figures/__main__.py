@@ -1,0 +1,161 @@
+"""`make figures`: rerun the measurements that README quotes, keep them as JSON here, and render README's table from them.
+
+    python -m tests.figures               # everything (about an hour on two cores)
+    python -m tests.figures --render      # only README's table, from the JSON that is here
+    python -m tests.figures demo laptop   # only these
+
+Benches against HookedTransformer 3.9.0 run in the second environment (make test-tl39 sets it up); `generation` needs the
+SmolLM2 asset (lab data get smollm2).
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks.pairs import circumstances
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+OTHER = ROOT / ".venv-tl39" / "bin" / "python"
+BENCHES: dict[str, tuple[str, list[str]]] = {
+    "step_plain": (sys.executable, ["tests.benchmarks.step"]),
+    "step_hooked_256": (
+        str(OTHER),
+        ["tests.benchmarks.step", "--against", "hooked", "--context", "256", "--batch", "16"],
+    ),
+    "step_hooked_1024": (
+        str(OTHER),
+        ["tests.benchmarks.step", "--against", "hooked", "--context", "1024", "--batch", "2"],
+    ),
+    "harvest": (str(OTHER), ["tests.benchmarks.harvest"]),
+    "generation": (sys.executable, ["tests.benchmarks.generation", "--run", "smol"]),
+}
+RUNS = ("demo", "laptop")
+BEGIN, END = "<!-- figures: rendered by python -m tests.figures -->", "<!-- /figures -->"
+
+
+def bench(name: str, folder: Path) -> dict[str, Any]:
+    """One bench in its environment; its JSON."""
+    python, arguments = BENCHES[name]
+    environment = os.environ | {"LAB_RUNS": str(folder)}
+    if name == "generation":
+        command = [sys.executable, "-m", "app.cli", "import", "smollm2", "--name", "smol"]
+        subprocess.run(command, cwd=ROOT, env=environment, check=True)
+    done = subprocess.run([python, "-m", *arguments], cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def trained(preset: str, folder: Path) -> dict[str, Any]:
+    """A run of a preset by the command line: validation, the bigram yardstick, and what each attachment cost."""
+    environment = os.environ | {"LAB_RUNS": str(folder)}
+    subprocess.run(
+        [sys.executable, "-m", "app.cli", "train", "--preset", preset, "--name", preset],
+        cwd=ROOT,
+        env=environment,
+        check=True,
+    )
+    return describe(preset, folder)
+
+
+def describe(name: str, folder: Path) -> dict[str, Any]:
+    """The figures of a finished run."""
+    from lab.bigram import bigram_bits_per_byte
+    from lab.run import Run
+    from train.session import corpus_of
+
+    run = Run.find(name, folder)
+    with run.records() as records:
+        series = [(step, round(value, 4)) for _, step, value in records.series("validation/bits_per_byte")]
+        loss = records.newest("validation/loss")
+        seconds = {
+            metric.removeprefix("cost/").removesuffix("_seconds"): round((records.newest(metric) or (0, 0.0))[1], 1)
+            for metric in records.metric_names()
+            if metric.startswith("cost/")
+        }
+        steps = series[-1][0]
+        visits = len(records.reading_steps())
+        tokens = (records.newest("train/tokens") or (0, 0.0))[1]
+    yardstick = bigram_bits_per_byte(run.config, corpus_of(run), steps)
+    row = {
+        "preset": run.config.preset,
+        "steps": steps,
+        "tokens": int(tokens),
+        "validation_nats_per_token": round(loss[1], 4) if loss else None,
+        "validation_bits_per_byte": series,
+        "bigram_bits_per_byte": round(yardstick, 4),
+        "seconds": seconds,
+        "probing_visits": visits,
+        "probing_share": round(seconds["probing"] / seconds["train"], 4),
+    }
+    return circumstances("tests.figures", [name], os.cpu_count() or 1) | {"rows": [row]}
+
+
+def render() -> str:
+    """README's table, from the JSON files that are here."""
+    rows = ["| what | measured | n |", "|---|---|---|"]
+    for name, title in (
+        ("step_plain", "training step / a plain PyTorch GPT without hooks, CPU time"),
+        ("step_hooked_256", "training step / HookedTransformer 3.9.0, CPU time"),
+        ("step_hooked_1024", "training step / HookedTransformer 3.9.0, CPU time"),
+    ):
+        for row in _rows(name):
+            saved = f"; memory kept for backward {row['saved_bytes_ratio']:.2f}×" if name != "step_plain" else ""
+            shape = f"context {row['context']}, batch {row['batch']}"
+            rows.append(f"| {title}, {shape} | {_ratio(row)}{saved} | {row['pairs']} pairs |")
+    for row in _rows("harvest"):
+        kept = "all 6 layers" if len(row["layers"]) > 1 else f"layer {row['layers'][0]} of 6"
+        title = f"`lab collect`, {kept} / HookedTransformer's `run_with_cache`, same names, CPU time"
+        rows.append(f"| {title} | {_ratio(row)} | {row['pairs']} pairs |")
+    for row in _rows("generation"):
+        title = "generating with SmolLM2-135M / transformers' `generate`, CPU time"
+        rows.append(f"| {title} | {_ratio(row)} | {row['pairs']} pairs |")
+    for name in RUNS:
+        for row in _rows(name):
+            first, last = row["validation_bits_per_byte"][0], row["validation_bits_per_byte"][-1]
+            yardstick = f"bigram of the same tokens: {row['bigram_bits_per_byte']:.3f}"
+            text = f"{first[1]:.3f} → {last[1]:.3f} bits per byte ({yardstick})"
+            rows.append(f"| `{name}`: validation, {row['tokens'] / 1e6:.1f} M tokens | {text} | 1 run |")
+            share = f"{row['probing_share']:.1%} of training time, {row['seconds']['train'] / 60:.1f} minutes"
+            rows.append(f"| `{name}`: probing visits | {share} | {row['probing_visits']} visits |")
+    return "\n".join(rows)
+
+
+def _rows(name: str) -> list[dict[str, Any]]:
+    file = HERE / f"{name}.json"
+    return list(json.loads(file.read_text(encoding="utf8"))["rows"]) if file.exists() else []
+
+
+def _ratio(row: dict[str, Any]) -> str:
+    low, high = row["ratio_interval"]
+    return f"{row['ratio_median']:.2f}× [{low:.2f}, {high:.2f}]"
+
+
+def rendered_readme() -> str:
+    """README with the table in its place."""
+    text = (ROOT / "README.md").read_text(encoding="utf8")
+    return re.sub(
+        f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: f"{BEGIN}\n{render()}\n{END}", text, flags=re.DOTALL
+    )
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help=f"of: {', '.join([*BENCHES, *RUNS])}")
+    parser.add_argument("--render", action="store_true")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in [] if options.render else options.names or [*BENCHES, *RUNS]:
+            found = bench(name, Path(folder)) if name in BENCHES else trained(name, Path(folder))
+            (HERE / f"{name}.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf8")
+    (ROOT / "README.md").write_text(rendered_readme(), encoding="utf8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
