@@ -24,6 +24,7 @@ HARDENED = {  # on the command line too: there they win over a configuration fil
     "client.toolbarMode": "viewer",
     "client.showErrorDetails": "type",
     "client.showErrorLinks": "false",
+    "logger.level": "error",  # Streamlit warns, with a stack, at every click that sets a slider
 }
 
 
