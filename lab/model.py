@@ -182,7 +182,8 @@ class GPT(HookedSurface, HookedRootModule):
 
         A hook never passes unnoticed in it: while anything is listened to it raises `HookOnCompiled`, whenever the hook
         was added, and works again once the hook is gone. `torch.compile(model)` by hand compiles anew for each set of
-        hooks instead, so that they fire, up to torch's recompile limit (8); beyond it, torch runs the model eagerly.
+        hooks instead, so that they fire, up to torch's recompile limit (8); beyond it, torch runs the model eagerly, or
+        raises under fullgraph.
 
         >>> step = model.compiled(mode="max-autotune")
         >>> step(tokens, return_type="loss").backward()

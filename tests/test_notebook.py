@@ -34,8 +34,8 @@ def test_every_code_cell_was_run_in_order_and_kept_its_output() -> None:
     assert all(cell["outputs"] for cell in cells)
     kinds = {output["output_type"] for cell in cells for output in cell["outputs"]}
     assert "error" not in kinds
-    figures = [o["data"] for c in cells for o in c["outputs"] if "data" in o]
-    (figure,) = (data["application/vnd.plotly.v1+json"] for data in figures)
+    kind = "application/vnd.plotly.v1+json"
+    (figure,) = [o["data"][kind] for c in cells for o in c["outputs"] if kind in o.get("data", {})]
     names = {trace.get("name") for trace in figure["data"]}
     assert names >= {"this run", "random-initialisation twin", "layer 0 (embedding)"}
 
