@@ -57,7 +57,8 @@ bench: setup .venv-tl39/ready
 	.venv-tl39/bin/python -m tests.benchmarks.step --against hooked --context 1024 --batch 2
 	.venv-tl39/bin/python -m tests.benchmarks.harvest
 
-figures: setup
+figures: setup .venv-tl39/ready
+	$(BIN)/lab data get smollm2
 	$(BIN)/python -m tests.figures
 
 app: $(VENV)/ready

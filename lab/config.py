@@ -321,7 +321,10 @@ def load_config(preset: str | None = None, file: Path | None = None, overrides: 
     _merge(values, from_file)
     values["preset"] = name
     for override in overrides:
-        _merge(values, _parse_override(override))
+        parsed = _parse_override(override)
+        if "preset" in parsed:
+            raise BadConfig("--set preset=… would name another shape than is trained. Use --preset.")
+        _merge(values, parsed)
     return _checked(values, origin=str(file) if file else "configuration")
 
 

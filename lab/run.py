@@ -301,7 +301,8 @@ class Run:
         from lab.model import GPT, GPTConfig
 
         weights = read_weights(self.checkpoint_info(step).path)
-        model = GPT(GPTConfig.from_config(self.config.model), tokenizer=self.tokenizer())
+        tokenizer = self.tokenizer() if (self.tokenizer_folder / "tokenizer.json").exists() else None
+        model = GPT(GPTConfig.from_config(self.config.model), tokenizer=tokenizer)
         model.load_state_dict(weights)
         model.eval()
         return model

@@ -13,7 +13,14 @@ from tests.app.commands import lab
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf8")
-SETTINGS = ("train.steps=20", "optimizer.warmup_steps=5", "checkpoint.every=10", "evaluation.tokens=4096")
+SETTINGS = (
+    "train.steps=20",
+    "train.batch=2",
+    "optimizer.warmup_steps=5",
+    "checkpoint.every=10",
+    "evaluation.tokens=4096",
+    "probing.log_spaced=false",
+)
 SHORT = [word for setting in SETTINGS for word in ("--set", setting)]
 
 

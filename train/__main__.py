@@ -59,6 +59,10 @@ class Reporter:
             self.last = time.monotonic()
             self.console.print(f"step {session.step}/{session.horizon}  {text}")
 
+    def say(self, text: str) -> None:
+        """Something a person should read at once."""
+        self.console.print(text, markup=False)
+
     def close(self) -> None:
         if self.bar is not None:
             self.bar.stop()
@@ -81,21 +85,26 @@ def run_again(
 def _drive(opening: AbstractContextManager[Session], reporter: Reporter) -> tuple[Run, Outcome]:
     with opening as session:
         session.report = reporter.step
+        session.say = reporter.say
         reporter.console.print(
             f"run {session.run.path}: step {session.step} to {session.horizon} on {session.model.W_E.device}, "
             f"{sum(p.numel() for p in session.model.parameters()) / 1e6:.1f} M parameters"
         )
         try:
             outcome = train(session)
-        except BaseException as error:
-            session.records.end_segment(session.segment, session.step, f"failed: {type(error).__name__}: {error}")
-            raise
         finally:
             reporter.close()
         session.record_costs()
         session.records.end_segment(session.segment, session.step, outcome.reason)
         if outcome.exit_code == 130:
-            reporter.console.print(f"stopped at step {session.step}. Go on with: lab resume {session.run.name}")
+            unsaved = (
+                ""
+                if session.saved_step == session.step
+                else f" (not saved; the last checkpoint is of step {session.saved_step})"
+            )
+            reporter.console.print(
+                f"stopped at step {session.step}{unsaved}. Go on with: lab resume {session.run.name}"
+            )
         elif outcome.exit_code == 3:
             reporter.console.print(
                 f"the loss or gradient was not finite at step {session.step}; that update was not made, the batch is kept "

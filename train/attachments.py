@@ -31,7 +31,7 @@ class Moment:
     metrics: Mapping[str, float]
     records: Records
     run: Run
-    ask_to_hold: Callable[[str, str], None]
+    ask_to_hold: Callable[[str, str], object]
 
     def generator(self, name: str) -> torch.Generator:
         """A CPU generator that depends on (seed, name, step) alone, never the training's own."""

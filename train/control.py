@@ -22,15 +22,16 @@ class Control:
         self.held: dict[str, str] = {latch.owner: latch.reason for latch in records.latches()}
         self.stop_reason: str | None = None
 
-    def hold(self, owner: str, reason: str, step: int) -> None:
-        """Hold the owner's latch, durably. Holding it again changes nothing, the first reason stays."""
-        if self.records.hold(owner, reason, step, severity="critical"):
+    def hold(self, owner: str, reason: str, step: int) -> bool:
+        """Hold the owner's latch, durably. Holding it again changes nothing: False, and the first reason stays."""
+        held = self.records.hold(owner, reason, step, severity="critical")
+        if held:
             self.held[owner] = reason
+        return held
 
-    def release(self, owner: str, step: int) -> None:
-        """Lift the owner's latch if it is held."""
-        if self.held.pop(owner, None) is not None:
-            self.records.release(owner, step)
+    def release(self, owner: str, step: int) -> bool:
+        """Lift the owner's latch; False if it holds none."""
+        return self.held.pop(owner, None) is not None and self.records.release(owner, step)
 
     @contextmanager
     def signals(self) -> Iterator[None]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lab.checkpoint import NotEnoughDisk, is_log_milestone
+from lab.checkpoint import NotEnoughDisk
 from lab.corpus import Batch
 from train.attachments import Moment, is_due
 from train.control import POLL_SECONDS
@@ -96,8 +96,8 @@ def accumulate(session: Session, batches: Sequence[Batch]) -> tuple[float, int]:
 def boundary(session: Session) -> None:
     """Between two steps: due visits, a due checkpoint, and standing still while a latch is held."""
     visit_due(session)
-    checkpoint, step = session.config.checkpoint, session.step
-    due = step % checkpoint.every == 0 or step == session.horizon or (checkpoint.log_spaced and is_log_milestone(step))
+    step, every = session.step, session.config.checkpoint.every
+    due = step % every == 0 or step == session.horizon or session.is_milestone(step)
     if due or session.control.held or session.control.stop_reason is not None:
         save(session)
     while session.control.held and session.control.stop_reason is None:
@@ -138,7 +138,9 @@ def save(session: Session) -> None:
     try:
         session.save()
     except NotEnoughDisk as refusal:
-        session.control.hold("disk", str(refusal), session.step)
+        if session.control.hold("disk", str(refusal), session.step):
+            session.say(f"training stands still at step {session.step} until there is room: {refusal}")
     else:
-        session.control.release("disk", session.step)
+        if session.control.release("disk", session.step):
+            session.say(f"there is room again: step {session.step} is saved, training goes on")
     session.spent["checkpoint"] += time.perf_counter() - started

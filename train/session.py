@@ -67,7 +67,8 @@ class Session:
     newest: dict[str, float] = field(default_factory=dict)
     spent: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     report: Callable[["Session"], None] = lambda _: None
-    _saved: int | None = None
+    say: Callable[[str], None] = lambda _: None
+    saved_step: int | None = None
     _costs_at: int | None = None
     _clock: tuple[float, int] = field(default_factory=lambda: (time.perf_counter(), 0))
 
@@ -116,16 +117,20 @@ class Session:
 
     def save(self) -> None:
         """A checkpoint of this step, unless it is there already; every record up to here is durable before it."""
-        if self._saved == self.step:
+        if self.saved_step == self.step:
             return
         self.records.flush()
         folder = self.run.checkpoints_folder
         checkpoint.save(
             folder, self.step, self.model.state_dict(), optimizer_tensors(self.optimizer, self.model), self.state()
         )
-        settings = self.config.checkpoint
-        checkpoint.rotate(folder, settings.keep, lambda step: settings.log_spaced and checkpoint.is_log_milestone(step))
-        self._saved = self.step
+        checkpoint.rotate(folder, self.config.checkpoint.keep, self.is_milestone)
+        self.saved_step = self.step
+
+    def is_milestone(self, step: int) -> bool:
+        """Whether a checkpoint of this step is kept for good: log-spaced ones, and the reference of comparisons."""
+        log_spaced = self.config.checkpoint.log_spaced and checkpoint.is_log_milestone(step)
+        return log_spaced or step == self.config.reference.step
 
     def record_step(self, loss: float, norm: float, rate: float) -> None:
         """Queue this step's numbers; speed and rate every `log_every` steps."""
@@ -189,6 +194,7 @@ def start(
     root = root or default_root()
     if name is not None and resolve_inside(root, check_name(name)).exists():
         raise RunExists(f"{root / name}: exists already. Choose another name, or go on with it: lab resume {name}")
+    choose_device(config)  # refused before anything is made
     corpus = prepare_corpus(config, root, progress)
     run = Run.create(root, name, config)
     corpus.tokenizer.save(run.tokenizer_folder)
@@ -226,8 +232,11 @@ def resume(
                 "Put the old text back, or start a new run."
             )
         saved = _checkpoint_to_resume(run, from_step)
+        horizon = _horizon(run, saved, extend_to)
         with _session(run, corpus, saved, riders or Riders(), rewound=from_step is not None) as session:
-            _extend(session, extend_to)
+            if extend_to is not None:
+                _tell_extension(session, horizon)
+            session.horizon = horizon
             if skip_batches:
                 session.corpus.skip_batches(skip_batches * run.config.train.accumulation, session.step)
                 session.records.add_now(_event(session, "skip", f"{skip_batches} batches left out on request"))
@@ -237,25 +246,34 @@ def resume(
 def _checkpoint_to_resume(run: Run, from_step: int | None) -> checkpoint.Checkpoint | None:
     if from_step is not None:
         return checkpoint.load(run.checkpoint_info(from_step).path)
-    info = checkpoint.newest_valid(run.checkpoints_folder, repair=True)
+    folder = run.checkpoints_folder
+    had = run.manifest.get("imported") or any(path.name.startswith("step-") for path in folder.iterdir())
+    info = checkpoint.newest_valid(folder, repair=True)
+    if info is None and (had or (folder / "quarantine").exists()):
+        raise CannotResume(
+            f"{run.path}: no checkpoint is whole any more; the damaged ones are in {folder / 'quarantine'}. Copy the run's "
+            "checkpoints back from where they are whole; it will not begin again from nothing under this name."
+        )
     return checkpoint.load(info.path) if info else None
 
 
-def _extend(session: Session, extend_to: int | None) -> None:
-    if extend_to is None:
-        if session.step >= session.horizon:
-            raise CannotResume(
-                f"{session.run.name} finished at step {session.step}. To train on: "
-                f"lab resume {session.run.name} --extend-to {session.horizon * 2}"
-            )
-        return
-    if extend_to <= session.horizon:
-        raise CannotResume(f"--extend-to {extend_to} is not after this run's horizon, step {session.horizon}.")
+def _horizon(run: Run, saved: checkpoint.Checkpoint | None, extend_to: int | None) -> int:
+    """The last step to train to. Refused before anything of a new segment is written."""
+    step = saved.state["step"] if saved else 0
+    horizon = run.config.train.steps if saved is None or saved.state.get("imported") else int(saved.state["horizon"])
+    if extend_to is None and step >= horizon:
+        raise CannotResume(
+            f"{run.name} finished at step {step}. To train on: lab resume {run.name} --extend-to {horizon * 2}"
+        )
+    if extend_to is not None and extend_to <= horizon:
+        raise CannotResume(f"--extend-to {extend_to} is not after this run's horizon, step {horizon}.")
+    return extend_to or horizon
+
+
+def _tell_extension(session: Session, horizon: int) -> None:
     settings = session.config.optimizer
-    before = learning_rate(session.step, session.horizon, settings)
-    session.horizon = extend_to
-    after = learning_rate(session.step, session.horizon, settings)
-    text = f"horizon extended to step {extend_to}: the learning rate goes from {before:.2e} to {after:.2e} here"
+    before, after = (learning_rate(session.step, end, settings) for end in (session.horizon, horizon))
+    text = f"horizon extended to step {horizon}: the learning rate goes from {before:.2e} to {after:.2e} here"
     session.records.add_now(_event(session, "extend", text))
 
 
@@ -271,9 +289,11 @@ def _session(
     model = GPT(GPTConfig.from_config(config.model), seed=config.train.seed, tokenizer=corpus.tokenizer).to(device)
     records = Records.writer(run.database)
     try:
+        imported = saved is not None and bool(saved.state.get("imported"))
         segment = records.new_segment(
             from_step=saved.state["step"] if saved else 0,
-            resumed_from=saved.state["segment"] if saved else None,
+            # Imported weights begin a history of their own: step 0 is measured now, and is the reference.
+            resumed_from=saved.state["segment"] if saved and not imported else None,
             config_hash=config.hash(),
         )
         session = Session(
@@ -290,16 +310,19 @@ def _session(
             segment=segment,
             step=0,
             horizon=config.train.steps,
-            fresh=saved is None or bool(saved.state.get("imported")),
+            fresh=saved is None or imported,
         )
         if saved is not None:
             session.load(saved)
-            session._saved = session.step
+            session.saved_step = session.step
             if rewound:  # so that a kill before the next checkpoint does not undo the rewind
                 checkpoint.point_latest(run.checkpoints_folder, session.step)
             records.add_now(_event(session, "rewind" if rewound else "resume", f"from step {session.step}"))
         try:
             yield session
+        except BaseException as error:  # a refusal or a crash ends the segment too, and says how
+            records.end_segment(segment, session.step, f"failed: {type(error).__name__}: {error}")
+            raise
         finally:
             records.flush()
     finally:

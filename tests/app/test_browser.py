@@ -1,5 +1,6 @@
 """The app as a person meets it: a real Chromium, the real server, a run with planted truth."""
 
+import contextlib
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 from app.launch import App, start
 from lab.records import Records
@@ -73,8 +75,17 @@ class Watched:
             self.offences.append(f"console: {message.text}")
 
     def click_cell(self, step: int, layer: int) -> None:
-        """Where a person would click: the middle of the cell, asked of Plotly's own axes."""
-        self.page.mouse.click(*self.page.evaluate(PIXEL, [STEPS.index(step), layer]))
+        """Where a person would click: the middle of the cell, asked of Plotly's own axes.
+
+        Clicked again, as a person would, when nothing has happened for five seconds: a click while a busy machine is
+        still drawing the figure is lost.
+        """
+        sentence = self.page.get_by_text(f"Step {step:,}, layer {layer}:")
+        for _ in range(6):
+            self.page.mouse.click(*self.page.evaluate(PIXEL, [STEPS.index(step), layer]))
+            with contextlib.suppress(PlaywrightTimeout):
+                sentence.wait_for(timeout=5_000)
+                return
 
     def says(self, step: int, layer: int) -> None:
         cell = planted("class.next", step, layer)

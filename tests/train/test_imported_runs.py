@@ -45,7 +45,8 @@ def test_imported_weights_train_on_from_where_they_were(tmp_path: Path, text_fil
     with run.records() as records:
         losses = records.series("train/loss")
         assert [step for _, step, _ in losses] == list(range(1, 13))
-        assert [piece[:2] for piece in records.lineage()] == [(1, 0), (2, 1)]
+        assert [piece[:2] for piece in records.lineage()] == [(2, 0)]
+        assert [step for _, step, _ in records.series("validation/loss")] == [0, 6, 12]  # step 0 is the reference
     assert run.manifest["data"]["tokenizer"] == run.tokenizer().sha256
 
 

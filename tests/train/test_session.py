@@ -10,6 +10,7 @@ import torch
 
 from lab import checkpoint
 from lab.config import RunConfig
+from lab.errors import LabError
 from lab.run import Run
 from lab.run_lock import RunLocked
 from tests.train.digest import digest, losses
@@ -121,6 +122,7 @@ def test_a_finished_run_goes_on_only_when_extended_and_says_what_happens_to_the_
         pass
     with pytest.raises(CannotResume, match="not after"), resume(run, extend_to=12):
         pass
+    assert run.state() == "finished", "a refused resume must leave no open segment"
     with resume(run, extend_to=16) as session:
         assert finish(session).reason == "finished"
     with run.records() as records:
@@ -159,13 +161,16 @@ def test_a_full_disk_holds_the_run_until_there_is_room(
         real = usage(path)
         return real._replace(free=room.pop()) if room else real
 
+    said: list[str] = []
     with start(tiny_config(*SHORT, "checkpoint.log_spaced=false"), tmp_path, "full") as session:
+        session.say = said.append
         monkeypatch.setattr(shutil, "disk_usage", disk_usage)
         assert finish(session).reason == "finished"
         run = session.run
     with run.records() as records:
         kinds = [event.kind for event in records.events()]
         assert "hold" in kinds and "release" in kinds and not records.latches()
+    assert len(said) == 2 and "stands still" in said[0] and "2 ×" in said[0] and "goes on" in said[1]
 
 
 def test_changed_text_is_refused_on_resume(tiny_config: Config, tmp_path: Path, text_file: Path) -> None:
@@ -176,3 +181,39 @@ def test_changed_text_is_refused_on_resume(tiny_config: Config, tmp_path: Path, 
     copy.write_text(copy.read_text() + "\n\nAnother ending altogether.")
     with pytest.raises(CannotResume, match="text has changed"), resume(run):
         pass
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_again_from_nothing(
+    tiny_config: Config, tmp_path: Path
+) -> None:
+    run = run_to(tiny_config(*SHORT), tmp_path, "damaged")
+    for file in run.checkpoints_folder.glob("step-*/model.safetensors"):
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
+    with pytest.raises(CannotResume, match="quarantine"), resume(run, extend_to=20):
+        pass
+    with pytest.raises(CannotResume, match="quarantine"), resume(run, extend_to=20):  # nor at the second try
+        pass
+
+
+def test_a_crash_ends_the_segment_and_says_how(tiny_config: Config, tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), start(tiny_config(*SHORT), tmp_path, "crashed") as session:
+        session.report = lambda session: 1 / 0  # type: ignore[assignment,return-value]
+        train(session)
+    with session.run.records() as records:
+        assert (records.segments()[-1].reason or "").startswith("failed: ZeroDivisionError")
+
+
+def test_a_device_that_is_not_there_leaves_no_run_behind(tiny_config: Config, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        return
+    with pytest.raises(LabError, match="no such device"), start(tiny_config(*SHORT, "train.device=cuda"), tmp_path):
+        pass
+    assert Run.ls(tmp_path) == []
+
+
+def test_the_reference_checkpoint_is_saved_and_kept(tiny_config: Config, tmp_path: Path) -> None:
+    settings = (*SHORT, "checkpoint.log_spaced=false", "checkpoint.keep=2", "checkpoint.every=1", "reference.step=3")
+    run = run_to(tiny_config(*settings), tmp_path, "referenced")
+    assert [info.step for info in checkpoint.list_checkpoints(run.checkpoints_folder)] == [3, 11, 12]
