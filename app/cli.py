@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 stopped by a gate, 130
 the verb that needs it, so that `lab --help` answers at once.
 """
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app import cli_exchange
+from app.options import JsonOption, RunArgument, SetOption, StepOption
 
 if TYPE_CHECKING:
     from lab.run import Run
@@ -22,15 +24,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-RunArgument = Annotated[
-    str, typer.Argument(metavar="RUN", help="A run: its path, a unique beginning of its name, or latest.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override, as --set train.steps=2000.")
-]
-StepOption = Annotated[int | None, typer.Option("--step", help="A checkpoint's step (default: the newest).")]
 
 
 def main() -> None:
@@ -59,12 +52,19 @@ def main() -> None:
 
 @app.command()
 def demo(
-    steps: Annotated[int | None, typer.Option(help="Train for fewer or more steps than the preset.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Train for fewer or more steps than the preset.", min=1)] = None,
     set_: SetOption = None,
     name: Annotated[str | None, typer.Option(help="The run's name.")] = None,
 ) -> None:
     """Train a small model on bundled text, about five minutes on two CPU cores, and show what it learned."""
-    overrides = [*(set_ or []), *([f"train.steps={steps}"] if steps else [])]
+    overrides = list(set_ or [])
+    if steps is not None:
+        from lab.config import load_config
+
+        warmup = min(
+            load_config("demo").optimizer.warmup_steps, steps // 5
+        )  # a short demo would end within the preset's
+        overrides = [f"optimizer.warmup_steps={warmup}", *overrides, f"train.steps={steps}"]
     run, code = _train("demo", None, overrides, name)
     if code == 0:
         _show_result(run)
@@ -115,16 +115,19 @@ def resume(
 
 @app.command()
 def ls(as_json: JsonOption = False) -> None:
-    """List the runs."""
+    """List the runs; one that cannot be read is listed as broken."""
     from lab.run import Run, default_root
 
-    rows = [_summary(run) for run in Run.ls(default_root())]
+    rows = [_summary_or_error(run) for run in Run.ls(default_root())]
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
     elif not rows:
         _say(f"no runs in {default_root()}. Begin with: lab demo")
     else:
         _table(rows, ("name", "state", "step", "loss", "bits_per_byte"))
+        for row in rows:
+            if "error" in row:
+                _say(f"{row['name']}: {row['error']}")
 
 
 @app.command()
@@ -184,7 +187,8 @@ def generate(
 
     found = _find(run)
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-    tokenizer, model = found.tokenizer(), found.model(step)
+    info = found.checkpoint_info(step)  # once: a run in training may have a newer one a moment later
+    tokenizer, model = found.tokenizer(), found.model(info.step)
     ids: str | list[int] = prompt
     if chat:
         ids, _ = tokenizer.chat([{"role": "user", "content": prompt}], reply_as="assistant")
@@ -194,7 +198,6 @@ def generate(
         if not as_json:
             typer.echo(_printable(piece), nl=False)
     if as_json:
-        info = found.checkpoint_info(step)
         values = {"run": found.name, "step": info.step, "prompt": prompt, "seed": seed, "temperature": temperature}
         typer.echo(json.dumps(values | {"text": record.text, "ids": record.ids, "finish_reason": record.finish_reason}))
     else:
@@ -267,6 +270,31 @@ def _summary(run: "Run") -> dict[str, Any]:
     return values
 
 
+def _summary_or_error(run: "Run") -> dict[str, Any]:
+    """One broken run does not hide the others."""
+    from lab.errors import LabError
+
+    try:
+        return _summary(run)
+    except LabError as error:
+        nothing = dict.fromkeys(("step", "loss", "bits_per_byte", "last_write"))
+        return {"name": run.name, "state": "broken", "path": str(run.path), **nothing, "error": str(error)}
+
+
+def _horizon(run: "Run") -> int:
+    """The step that training goes to: the newest checkpoint knows of an extension, the configuration does not."""
+    from lab.checkpoint import newest_first
+    from lab.checkpoint_format import STATE, read_files
+    from lab.errors import LabError
+
+    for info in newest_first(run.checkpoints_folder):
+        with contextlib.suppress(LabError, ValueError):
+            state = json.loads(read_files(info.path, STATE)[1][STATE])  # state_json would import torch for its tensors
+            if isinstance(state, dict) and type(state.get("horizon")) is int:
+                return int(state["horizon"])
+    return run.config.train.steps
+
+
 def _details(run: "Run") -> dict[str, Any]:
     with run.records() as records:
         costs = {
@@ -280,7 +308,7 @@ def _details(run: "Run") -> dict[str, Any]:
             name: f"{value / trained:.1%} of training" for name, value in seconds.items() if trained and name != "train"
         }
         return {
-            "horizon": run.config.train.steps,
+            "horizon": _horizon(run),
             "preset": run.config.preset,
             "seconds": seconds,
             "cost": shares,
@@ -297,7 +325,7 @@ def _show_result(run: "Run") -> None:
     from lab.bigram import bigram_bits_per_byte
     from lab.generate import Sampling
     from lab.generate import generate as sample
-    from train.probing import stored_profiles
+    from train.probing import NoReadings, stored_profiles
     from train.session import corpus_of
 
     summary = _summary(run)
@@ -307,7 +335,10 @@ def _show_result(run: "Run") -> None:
     typer.echo("a sample:")
     typer.echo("  " + _printable(sample(run.model(), run.tokenizer(), "The ", Sampling(max_tokens=60)).text.strip()))
     typer.echo("")
-    typer.echo(stored_profiles(run, ("class.next", "supersense.next")).to_text())
+    try:
+        typer.echo(stored_profiles(run, ("class.next", "supersense.next")).to_text())
+    except NoReadings:  # probing was switched off
+        typer.echo("no probes in this run")
     _show_next(run)
 
 

@@ -6,17 +6,11 @@ from typing import Annotated
 
 import typer
 
+from app.options import JsonOption, RunArgument, SetOption, StepOption
+
 data = typer.Typer(help="Data and weights that public packages ship.", no_args_is_help=True, rich_markup_mode=None)
 
-RunArgument = Annotated[
-    str, typer.Argument(metavar="RUN", help="A run: its path, a unique beginning of its name, or latest.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-StepOption = Annotated[int | None, typer.Option("--step", help="A checkpoint's step (default: the newest).")]
 OutOption = Annotated[Path | None, typer.Option("--out", help="The folder to make (default: in the run's exports/).")]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override, as --set train.steps=2000.")
-]
 
 
 def register(app: typer.Typer) -> None:

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from lab import checkpoint
+from lab import checkpoint, checkpoint_format
+from lab.checkpoint_upkeep import QUARANTINE, REPLACED
 from lab.errors import LabError
 from lab.run import Run, default_root
+from lab.run_folder import run_names
 
 PACKAGES = (
     "brightwoven-lab",
@@ -43,7 +45,7 @@ def examine() -> list[Finding]:
         _disk(root),
         _writable(root),
         _port(8501),
-        *(_run(run) for run in Run.ls(root)),
+        *(_run(root, name) for name in run_names(root)),
     ]
 
 
@@ -87,14 +89,53 @@ def _port(port: int) -> Finding:
     return Finding("port", True, f"{port} is {'taken; use lab app --port' if taken else 'free for lab app'}")
 
 
-def _run(run: Run) -> Finding:
-    """Whether the newest checkpoint verifies and the records open."""
+def _run(root: Path, name: str) -> Finding:
+    """Whether the run opens, its configuration and records can be read, and every checkpoint is what was saved."""
+    title = f"run {name}"
     try:
-        info = checkpoint.newest_valid(run.checkpoints_folder)
+        run = Run.open(root / name)
+        _ = run.config  # read when first asked for
         with run.records() as records:
-            steps = records.newest("train/loss")
-    except LabError as error:
-        return Finding(f"run {run.name}", False, str(error))
+            steps, problems = records.newest("train/loss"), records.problems()
+        folder = run.checkpoints_folder
+        damaged = [wrong for path in _checkpoints(folder) if (wrong := _damage(path))]
+        info, state = checkpoint.newest_valid(folder), run.state()
+        aside = len(_folders(folder / QUARANTINE))
+    except (LabError, OSError) as error:
+        return Finding(title, False, str(error))
     recorded = f"records to step {steps[0]}" if steps else "no records yet"
-    saved = f"newest valid checkpoint at step {info.step}" if info else "no checkpoint yet"
-    return Finding(f"run {run.name}", True, f"{run.state()}, {recorded}, {saved}")
+    missing = "no checkpoint that can be resumed from" if damaged or aside else "no checkpoint yet"
+    said = [state, recorded, f"newest valid checkpoint at step {info.step}" if info else missing]
+    if aside:
+        said.append(
+            f"{aside} damaged {'checkpoint' if aside == 1 else 'checkpoints'} put aside in {folder / QUARANTINE}"
+        )
+    said += [f"checkpoint does not verify: {wrong}" for wrong in damaged]
+    if problems:
+        said.append(f"{run.database} is damaged: {'; '.join(problems[:3])}. Restore it from a copy")
+    return Finding(title, not damaged and not problems and not (aside and info is None), ", ".join(said))
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Checkpoint folders, ascending; one that was set aside counts only while its successor is missing."""
+    names = [name for name in _folders(folder) if checkpoint_format.NAME.fullmatch(name)]
+    return [folder / name for name in names if not (name.endswith(REPLACED) and name.removesuffix(REPLACED) in names)]
+
+
+def _folders(folder: Path) -> list[str]:
+    try:
+        return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False))
+    except FileNotFoundError:
+        return []
+
+
+def _damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint; looked at twice, since a trainer may have thinned or deleted it meanwhile."""
+    for attempt in range(2):
+        try:
+            checkpoint_format.verified_manifest(path)
+            return None
+        except checkpoint.CheckpointCorrupt as error:
+            if attempt:
+                return f"{path.name}/{error.file.name} {error.wrong}" if path.exists() else None
+    return None

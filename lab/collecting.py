@@ -174,13 +174,18 @@ def collect_run(
     device: str = "cpu",
     **options: Any,
 ) -> Collection:
-    """`collect` with a run's checkpoint, over a text file or folder, by default over the run's own validation documents."""
+    """`collect` with a run's checkpoint, over a text file or folder, by default over the run's own validation documents.
+
+    Raises:
+        BadCollection: as `collect`, or a device that is not there.
+    """
     from lab.config import Source
     from lab.hf_tokenizer import load_tokenizer
     from lab.sources import documents, fingerprint, position
 
+    place = _device(device)
     info = run.checkpoint_info(step)
-    model, tokenizer = run.model(info.step).to(device), load_tokenizer(run.tokenizer_folder)
+    model, tokenizer = run.model(info.step).to(place), load_tokenizer(run.tokenizer_folder)
     share = 1.0 if text else run.config.data.validation_share
     if text:
         kind: Literal["folder", "jsonl", "text"] = (
@@ -247,10 +252,9 @@ def _open(out: Path, plan: dict[str, Any]) -> list[dict[str, Any]]:
     out.mkdir(parents=True, exist_ok=True)
     complete = out / MANIFEST
     if complete.is_file() or (out / PLAN).is_file():
-        before = json.loads((complete if complete.is_file() else out / PLAN).read_text(encoding="utf8"))
-        differing = [
-            key for key, value in plan.items() if (list(before[key]) if key == "hooks" else before.get(key)) != value
-        ]
+        before = _read_plan(complete if complete.is_file() else out / PLAN)
+        found = before | {"hooks": list(before["hooks"])}  # names in a plan, names and shapes in a manifest
+        differing = [key for key, value in plan.items() if found.get(key) != value]
         if differing:
             raise BadCollection(f"{out}: holds another collection (its {differing[0]} differs). Choose another --out.")
         return list(before["shards"])
@@ -258,6 +262,41 @@ def _open(out: Path, plan: dict[str, Any]) -> list[dict[str, Any]]:
         raise BadCollection(f"{out}: is not empty, and no collection of this tool. Choose another --out.")
     replace_file(out / PLAN, json.dumps(plan | {"shards": []}, indent=1).encode())
     return []
+
+
+def _read_plan(file: Path) -> dict[str, Any]:
+    """A plan or manifest of ours: other tools call their files manifest.json too."""
+    try:
+        before = json.loads(file.read_text(encoding="utf8"))
+    except (OSError, ValueError) as error:
+        raise BadCollection(f"{file}: cannot be read as JSON ({error}). Choose another --out.") from None
+    ours = (
+        isinstance(before, dict)
+        and isinstance(before.get("format"), int)
+        and isinstance(before.get("hooks"), list | dict)
+        and isinstance(before.get("shards"), list)
+    )
+    if not ours:
+        raise BadCollection(f"{file}: is of something else, no collection of this tool. Choose another --out.")
+    return dict(before)
+
+
+def _device(name: str) -> torch.device:
+    """The device, if this machine has it."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise BadCollection(f"--device {name}: is no device. Use cpu, cuda or mps.") from None
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if device.type not in there:
+        raise BadCollection(f"--device {name}: is none that collecting runs on. Use cpu, cuda or mps.")
+    if not there[device.type]:
+        raise BadCollection(f"--device {name}: this machine has none, as far as torch can tell. Use cpu.")
+    return device
 
 
 def _checked(model: GPT, hooks: Sequence[str]) -> list[str]:

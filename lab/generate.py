@@ -48,6 +48,7 @@ class Sampling:
             (not 0 <= self.temperature <= 10, f"temperature = {self.temperature}: use 0 (greedy) to 10"),
             (self.top_k < 0, f"top_k = {self.top_k}: use 0 (all tokens) or more"),
             (not 0 < self.top_p <= 1, f"top_p = {self.top_p}: use a share above 0, at most 1"),
+            (not 0 <= self.seed < 2**63, f"seed = {self.seed}: use 0 to 2**63 - 1"),
             (any(not text for text in self.stop), "stop has an empty text, which every answer ends with: take it out"),
         ):
             if wrong:

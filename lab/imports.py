@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lab.config import ModelConfig, RunConfig, load_config
+from lab.config import PRESETS, ModelConfig, RunConfig, load_config
 from lab.errors import LabError
 from lab.hf_tokenizer import FILES, HFTokenizer
 from lab.hooked_format import from_hooked, is_hooked_config, model_of_hooked
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 ASSETS = {"smollm2": "SmolLM2-135M-Instruct.Q4_1.gguf"}  # assets that are models: the weights' file in each
 MOST_POSITIONS = 1024  # unless asked for more: the context is also what a training batch is made of
-# Fine-tuning wants a small rate and small batches; every value can be overridden, as when training.
+# Fine-tuning wants a small rate and small batches; a preset that is asked for wins over these, and overrides over both.
 _DEFAULTS = ("reference.step=0", "optimizer.lr=1e-4", "train.batch=2", "train.accumulation=4", "train.steps=200")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -76,13 +76,24 @@ def import_run(
         raise RunExists(f"{root / name}: exists already. Choose another name.")
     if any(override.lstrip().startswith("model.") for override in overrides):
         raise BadImport("--set model.…: the shape comes with the weights. The context alone can be chosen: --n-ctx N")
-    load_config(
-        preset, None, [*_DEFAULTS, *overrides]
-    )  # before a download: the configuration is checked as far as it can be
+    settings = [*_defaults(preset), *overrides]
+    load_config(preset, None, settings)  # before a download: the configuration is checked as far as it can be
     found = read_source(source, n_ctx, tokenizer, revision)
     shape = [f"model.{key}={_toml(value)}" for key, value in found.model.model_dump(exclude_none=True).items()]
-    config = load_config(preset, None, [*_DEFAULTS, *overrides, *shape])
+    config = load_config(preset, None, [*settings, *shape])
     return _make(found, name, root, config)
+
+
+def _defaults(preset: str | None) -> list[str]:
+    """What an import sets and the preset that was asked for does not."""
+    chosen = PRESETS.get(preset or "", {})
+
+    def is_chosen(default: str) -> bool:
+        section, key = default.partition("=")[0].split(".")
+        keys = chosen.get(section, {})
+        return key in keys or (key == "accumulation" and "batch" in keys)  # the two make one batch
+
+    return [default for default in _DEFAULTS if not is_chosen(default)]
 
 
 def read_source(

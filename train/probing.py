@@ -45,6 +45,8 @@ DECODE = "decode"
 LAYERS = "layer 0 = embedding sum, layer l = after block l, before the final norm"
 
 TWIN = "initial weights of another seed"
+TWIN_IS = "twin: the same for a model that was never trained"
+INTERVALS = "nominal 95 % intervals (about 92 % measured: probes are not refitted in the bootstrap)"
 
 
 class NoReadings(LabError):
@@ -164,8 +166,17 @@ class Bench:
         Raises:
             BadActivations: not finite, or no residual hooks.
         """
-        found = self._read(model, tasks or self.tasks)
-        twin = self.twin(tasks or self.tasks)
+        return self.beside_twin(self.whole(model, tasks or self.tasks))
+
+    def whole(self, model: Any, tasks: Sequence[str]) -> Readings:
+        """Profiles of a model alone, layer 0 among them whatever layers are configured: "lexical" is judged there."""
+        activations = collect(model, self.probe_set, sorted({0, *self.layers}))
+        return read_layers(activations, self.probe_set, tasks, self._folds, self._weights)
+
+    def beside_twin(self, whole: Readings) -> Readings:
+        """The configured layers of what `whole` found, each beside the twin's."""
+        found = self._chosen(whole)
+        twin = self.twin([*found.profiles, *found.untestable])
         profiles = {task: replace(p, baseline=twin.get(task)) for task, p in found.profiles.items()}
         return replace(found, profiles=profiles)
 
@@ -183,15 +194,14 @@ class Bench:
         missing = [task for task in tasks if task not in known]
         if missing:
             seed = derived_generator(self.run.config.train.seed, "twin", 0).initial_seed()
-            found = self._read(GPT(GPTConfig.from_config(self.run.config.model), seed=seed), missing).profiles
+            model = GPT(GPTConfig.from_config(self.run.config.model), seed=seed)
+            found = self._chosen(self.whole(model, missing)).profiles
             known = known | {task: asdict(found[task]) if task in found else None for task in missing}
             if self.store:
                 _write(file, {"key": key, "seed": seed, "twin": TWIN, "layers": LAYERS, "tasks": known})
         return {task: tuple(known[task]["value"]) for task in tasks if known[task] is not None}
 
-    def _read(self, model: Any, tasks: Sequence[str]) -> Readings:
-        activations = collect(model, self.probe_set, sorted({0, *self.layers}))
-        found = read_layers(activations, self.probe_set, tasks, self._folds, self._weights)
+    def _chosen(self, found: Readings) -> Readings:
         if 0 in self.layers:
             return found
         return replace(found, profiles={task: _without_layer_0(p) for task, p in found.profiles.items()})
@@ -205,21 +215,22 @@ class Profiles:
     step: int
     profiles: Mapping[str, Profile]
     untestable: Mapping[str, str]
+    lexical: tuple[str, ...] = ()  # tasks whose raw profile is lexical; told from layer 0, shown or not
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "run": self.run,
             "step": self.step,
-            "unit": "usable bits per word, out of fold; low and high are a 95 % sentence bootstrap",
+            "unit": f"usable bits per word, out of fold; low and high: {INTERVALS}",
             "layers": LAYERS,
             "profiles": {task: asdict(profile) for task, profile in self.profiles.items()},
-            "lexical": list(lexical_tasks(self.profiles)),
+            "lexical": list(self.lexical),
             "untestable": dict(self.untestable),
         }
 
     def to_text(self) -> str:
-        """A table over layers: value ± half the interval, and in brackets the random-initialisation twin's value."""
-        lines = [f"usable bits per word at step {self.step} ({LAYERS}); in brackets: a twin that was never trained"]
+        """A table over layers: value, [low, high], and the random-initialisation twin's value."""
+        lines = [f"usable bits per word at step {self.step} ({LAYERS}); [low, high]: {INTERVALS}; {TWIN_IS}"]
         rows = [["layer", *self.profiles], ["words", *(str(p.n) for p in self.profiles.values())]]
         for row in profile_table(self.profiles) if self.profiles else []:
             rows.append([str(row["layer"]), *(_cell(row[task]) for task in self.profiles)])
@@ -227,7 +238,7 @@ class Profiles:
         if self.profiles:
             lines += ["  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
         lexical = "lexical: layer 0 already has it, so its raw profile says nothing about depth; read it given layer 0"
-        lines += [f"{task}: {lexical}" for task in lexical_tasks(self.profiles)]
+        lines += [f"{task}: {lexical}" for task in self.lexical]
         lines += [f"{task}: untestable: {reason}" for task, reason in self.untestable.items()]
         return "\n".join(lines)
 
@@ -240,11 +251,13 @@ def probe_run(run: Run, step: int | None = None, tasks: Sequence[str] | None = N
     Raises:
         UnknownTask, BadProbeSet, BadActivations, CheckpointMissing
     """
-    wanted = check_tasks(tasks)
+    wanted = with_raw(check_tasks(tasks))
+    info = run.checkpoint_info(step)  # once: a run in training may have a newer one a moment later
     writable = os.access(run.path, os.W_OK)  # a copy may lie on a read-only disk
     bench = Bench.open(run, run.config.probing, run.tokenizer(), lambda: _validation_texts(run), writable)
-    found = bench.read(run.model(step), wanted)
-    return Profiles(run.name, run.checkpoint_info(step).step, found.profiles, found.untestable)
+    whole = bench.whole(run.model(info.step), wanted)
+    found = bench.beside_twin(whole)
+    return Profiles(run.name, info.step, found.profiles, found.untestable, lexical_tasks(whole.profiles))
 
 
 def stored_profiles(run: Run, tasks: Sequence[str] | None = None, step: int | None = None) -> Profiles:
@@ -254,7 +267,7 @@ def stored_profiles(run: Run, tasks: Sequence[str] | None = None, step: int | No
         UnknownTask: a task that is none of ours.
         NoReadings: nothing was recorded, or not at that step.
     """
-    wanted = check_tasks(tasks)
+    wanted = with_raw(check_tasks(tasks))
     try:
         with run.records() as records:
             steps = records.reading_steps()
@@ -271,7 +284,7 @@ def stored_profiles(run: Run, tasks: Sequence[str] | None = None, step: int | No
         raise NoReadings(f"{run.name}: no probe readings yet. Make some with: lab probe {run.name}") from None
     profiles = {task: profile_of(task, found) for task, found in rows.items() if found}
     reasons = {e.data["task"]: e.text for e in events if e.data["task"] not in profiles}
-    return Profiles(run.name, at, profiles, reasons)
+    return Profiles(run.name, at, profiles, reasons, lexical_tasks(profiles))
 
 
 def profile_of(task: str, rows: Sequence[Reading]) -> Profile:
@@ -333,8 +346,8 @@ def _without_layer_0(profile: Profile) -> Profile:
 def _cell(found: Mapping[str, Any] | None) -> str:
     if found is None:
         return "-"
-    twin = "" if found["baseline"] is None else f" [{found['baseline']:+.3f}]"
-    return f"{found['value']:+.3f} ± {(found['high'] - found['low']) / 2:.3f}{twin}"
+    twin = "" if found["baseline"] is None else f" twin {found['baseline']:+.3f}"
+    return f"{found['value']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}]{twin}"
 
 
 def _validation_texts(run: Run) -> list[str]:

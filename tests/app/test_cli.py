@@ -9,7 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from lab import checkpoint
+from lab.model import GPT
+from lab.run import Run
 from tests.app.commands import ROOT, command, environment, lab, real_lab
+from tests.made_runs import made_run
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +67,6 @@ def test_generation_is_reproducible_and_plain_tables_are_readable(runs: Path) ->
 
 
 def test_a_probe_on_the_command_line_equals_the_live_reading(runs: Path) -> None:
-    from lab.run import Run
-
     probed = json.loads(lab("probe", "fox", "--task", "class.next", "--json", runs=runs).stdout)
     with Run.open(runs / "fox").records() as records:
         live = [row.value for row in records.readings("class.next", 20)]
@@ -83,6 +85,10 @@ def test_a_probe_on_the_command_line_equals_the_live_reading(runs: Path) -> None
         (["generate", "fox", "--top-p", "0"], "top_p"),
         (["generate", "fox", "--max-tokens", "0"], "max_tokens"),
         (["generate", "fox", "--prompt", "word " * 500], "Shorten"),
+        (["generate", "fox", "--seed", "99999999999999999999"], "seed = 99999999999999999999"),
+        (["generate", "fox", "--seed", "-1"], "seed = -1"),
+        (["demo", "--steps", "0"], "--steps"),
+        (["collect", "fox", "--layer", "0", "--out", "never-made", "--device", "quantum"], "--device quantum"),
         (["probe", "fox", "--task", "class.later"], "class.later"),
         (["train", "--preset", "huge"], "Presets are"),
         (["train", "--set", "train.step=3"], "Did you mean steps"),
@@ -202,3 +208,103 @@ def test_doctor_examines_the_machine_and_every_run(runs: Path) -> None:
     names = {finding["name"] for finding in findings}
     assert {"python", "torch", "disk", "run fox"} <= names
     assert all(finding["ok"] for finding in findings if finding["name"].startswith("run "))
+
+
+def _flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+def _runs_found_by_doctor(root: Path) -> tuple[int, dict[str, tuple[bool, str]]]:
+    done = lab("doctor", "--json", runs=root)
+    found = {finding["name"]: (finding["ok"], finding["text"]) for finding in json.loads(done.stdout)}
+    return done.returncode, {name: value for name, value in found.items() if name.startswith("run ")}
+
+
+def test_doctor_calls_no_broken_run_whole(tmp_path: Path) -> None:
+    whole = made_run(tmp_path, "whole")
+    older = made_run(tmp_path, "older")
+    _flip(older.checkpoint_info(0).path / "model.safetensors")
+    ruined = made_run(tmp_path, "ruined")
+    for step in (0, 8):
+        _flip(ruined.checkpoint_info(step).path / "model.safetensors")
+    made_run(tmp_path, "unread").database.unlink()
+    (made_run(tmp_path, "unopened").path / "manifest.json").write_text("{[")
+    (made_run(tmp_path, "unset").path / "config.toml").write_text("preset = [")
+    code, found = _runs_found_by_doctor(tmp_path)
+    assert code == 1
+    assert {name for name, (ok, _) in found.items() if ok} == {"run whole"}
+    assert found["run whole"][1].endswith("newest valid checkpoint at step 8")
+    assert "valid checkpoint at step 8" in found["run older"][1]
+    assert "step-000000000/model.safetensors has sha256" in found["run older"][1]
+    assert "no checkpoint that can be resumed from" in found["run ruined"][1]
+    assert found["run ruined"][1].count("does not verify") == 2
+    assert "run.db" in found["run unread"][1]
+    assert "manifest.json" in found["run unopened"][1]
+    assert "config.toml" in found["run unset"][1]
+    assert whole.checkpoint_info().step == 8  # nothing was moved
+
+
+def test_doctor_tells_of_quarantined_checkpoints_and_damaged_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = made_run(tmp_path, "fox")
+    _flip(run.checkpoint_info(8).path / "model.safetensors")
+    checkpoint.newest_valid(run.checkpoints_folder, repair=True)
+    ok, text = _runs_found_by_doctor(tmp_path)[1]["run fox"]
+    assert ok and "1 damaged checkpoint put aside" in text and "at step 0" in text
+    monkeypatch.setattr("lab.records.Records.problems", lambda records: ["row 3 missing from index"])
+    ok, text = _runs_found_by_doctor(tmp_path)[1]["run fox"]
+    assert not ok and "run.db is damaged: row 3 missing from index" in text
+
+
+def test_a_run_without_records_does_not_hide_the_others(tmp_path: Path) -> None:
+    made_run(tmp_path, "fox")
+    made_run(tmp_path, "wolf").database.unlink()
+    rows = {row["name"]: row for row in json.loads(lab("ls", "--json", runs=tmp_path).stdout)}
+    assert (rows["fox"]["state"], rows["fox"]["step"]) == ("finished", 8)
+    assert (rows["wolf"]["state"], rows["wolf"]["step"]) == ("broken", None) and "run.db" in rows["wolf"]["error"]
+    done = lab("ls", runs=tmp_path)
+    assert done.returncode == 0 and "broken" in done.stdout and "finished" in done.stdout and "run.db" in done.stderr
+
+
+def test_generation_names_the_step_it_sampled_although_a_newer_checkpoint_appears(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_run(tmp_path, "fox")
+    load = Run.model
+
+    def load_while_training(run: Run, step: int | None = None) -> GPT:
+        model = load(run, step)
+        checkpoint.save(run.checkpoints_folder, 12, model.state_dict(), {}, {"step": 12})
+        return model
+
+    monkeypatch.setattr(Run, "model", load_while_training)
+    done = lab("generate", "fox", "--prompt", "the", "--max-tokens", "2", "--json", runs=tmp_path)
+    assert json.loads(done.stdout)["step"] == 8
+    assert Run.open(tmp_path / "fox").checkpoint_info().step == 12
+
+
+def test_status_shows_the_horizon_that_the_newest_checkpoint_goes_to(tmp_path: Path) -> None:
+    run = made_run(tmp_path, "fox")
+
+    def shown() -> int:
+        return int(json.loads(lab("status", "fox", "--json", runs=tmp_path).stdout)["horizon"])
+
+    assert shown() == run.config.train.steps  # made_run's checkpoints name none
+    checkpoint.save(run.checkpoints_folder, 12, run.model().state_dict(), {}, {"step": 12, "horizon": 4000})
+    assert shown() == 4000
+    _flip(run.checkpoint_info(12).path / "state.json")
+    assert shown() == run.config.train.steps
+
+
+def test_a_short_demo_shrinks_its_warm_up_and_ends_well_without_probes(tmp_path: Path, overrides: list[str]) -> None:
+    small = ("model.n_layers=1", "model.d_model=32", "model.n_ctx=32", "train.batch=2", "evaluation.tokens=512",
+             "probing.every=0")  # fmt: skip
+    settings = [word for setting in small for word in ("--set", setting)]
+    done = lab("demo", "--steps", "20", "--name", "short", *overrides, *settings, runs=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "no probes in this run" in done.stdout and "lab probe short" in done.stdout
+    config = Run.open(tmp_path / "short").config
+    assert (config.train.steps, config.optimizer.warmup_steps) == (20, 4)

@@ -154,3 +154,26 @@ def test_a_value_beyond_float16_is_refused_by_its_hook(model: GPT, words: Tokeni
     finally:
         with torch.no_grad():
             model.embed.W_E[words.bos, 0] = 0.0
+
+
+def test_a_device_that_is_not_there_is_refused_before_a_folder_is_made(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for device, words in {"cuda": "this machine has none", "cuda:7": "has none", "quantum": "is no device",
+                          "meta": "none that collecting runs on"}.items():  # fmt: skip
+        with pytest.raises(BadCollection, match=f"--device {device}: .*{words}"):
+            collect_run(run, HOOKS[:1], tmp_path / "out", device=device)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("content", ['{"format": 1, "name": "an app"}', "[1, 2]", "{[", '{"hooks": 3, "shards": []}'])
+@pytest.mark.parametrize("name", ["manifest.json", "collecting.json"])
+def test_a_manifest_of_something_else_is_refused_and_kept(
+    name: str, content: str, model: GPT, words: Tokenizer, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(BadCollection, match=rf"{name}: .*Choose another --out"):
+        collect(model, words, TEXTS, HOOKS[:1], tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == content

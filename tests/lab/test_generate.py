@@ -137,7 +137,7 @@ def test_the_answer_ends_at_the_model_s_own_end_a_stop_text_or_the_length(say: S
 def test_bad_settings_and_prompts_are_refused(model: GPT, tokenizer: Tokenizer) -> None:
     wrong: list[dict[str, object]] = [
         {"max_tokens": 0}, {"temperature": -1.0}, {"temperature": float("nan")}, {"top_k": -1}, {"top_p": 0.0},
-        {"top_p": 1.5}, {"stop": ("",)},
+        {"top_p": 1.5}, {"stop": ("",)}, {"seed": -1}, {"seed": 2**63},
     ]  # fmt: skip
     for setting in wrong:
         with pytest.raises(BadSampling):
@@ -146,3 +146,8 @@ def test_bad_settings_and_prompts_are_refused(model: GPT, tokenizer: Tokenizer) 
         generate(model, tokenizer, "word " * 100)
     with pytest.raises(BadSampling, match="empty"):
         generate(model, tokenizer, [])
+
+
+def test_every_seed_in_range_is_one_that_the_generator_takes(model: GPT) -> None:
+    for seed in (0, 2**63 - 1):
+        assert len(list(sample_tokens(model, [5], Sampling(seed=seed, max_tokens=1)))) == 1

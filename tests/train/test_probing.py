@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from lab.checkpoint import CheckpointInfo
 from lab.config import RunConfig
 from lab.model import GPT, GPTConfig
 from lab.records import Event, Regime
 from lab.run import Run
 from probes.layers.labels import BadProbeSet
 from probes.layers.lexical import LEXICAL_SHARE
-from probes.layers.profile import UnknownTask, is_lexical, profile_table, with_raw
+from probes.layers.profile import Profile, UnknownTask, is_lexical, profile_table, with_raw
 from train.loop import train
-from train.probing import NoReadings, Probing, probe_run, stored_profiles
+from train.probing import NoReadings, Probing, Profiles, probe_run, stored_profiles
 from train.session import Session, start
 
 Config = Callable[..., RunConfig]
@@ -80,6 +81,50 @@ def test_the_class_of_the_current_word_is_called_lexical(run: Run) -> None:
     assert found.to_dict()["lexical"] == ["class.current"]
     assert "class.current: lexical" in found.to_text()
     assert max(found.profiles["class.current"].value) < 0.05
+
+
+def test_a_lexical_task_says_so_though_its_raw_profile_was_not_asked_for(run: Run) -> None:
+    for read in (probe_run, stored_profiles):
+        found = read(run, tasks=["class.current"])
+        assert set(found.profiles) == {"class.current", "class.current.raw"}
+        assert found.to_dict()["lexical"] == ["class.current"]
+        assert "class.current: lexical" in found.to_text()
+
+
+def test_a_task_is_lexical_although_layer_0_is_not_among_the_layers_shown(tiny_config: Config, tmp_path: Path) -> None:
+    with start(
+        tiny_config(*SHORT, "probing.every=0", "probing.sentences=60", "probing.layers=[1]"), tmp_path, "upper"
+    ) as session:
+        train(session)
+    found = probe_run(session.run, tasks=["class.current"])
+    assert {profile.layers for profile in found.profiles.values()} == {(1,)}
+    assert all(len(profile.baseline or ()) == 1 for profile in found.profiles.values())
+    assert found.lexical == ("class.current",)
+
+
+def test_a_table_shows_both_ends_of_an_interval_and_what_it_covers(run: Run) -> None:
+    profile = Profile("class.next", (0,), (0.106,), (0.092,), (0.12,), n=9, sentences=3, baseline=(0.088,))
+    found = Profiles("fox", 4, {"class.next": profile}, {})
+    assert "+0.106 [+0.092, +0.120] twin +0.088" in found.to_text()
+    for text in (found.to_text(), found.to_dict()["unit"]):
+        assert "nominal 95 % intervals (about 92 % measured: probes are not refitted in the bootstrap)" in text
+
+
+def test_a_probe_names_the_step_it_read_although_a_newer_checkpoint_appears(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int | None] = []
+    info, load = Run.checkpoint_info, Run.model
+
+    def newest_so_far(self: Run, step: int | None = None) -> CheckpointInfo:
+        asked.append(step)
+        return info(self, 2 if step is None and asked.count(None) == 1 else step)
+
+    monkeypatch.setattr(Run, "checkpoint_info", newest_so_far)  # 2 is the newest at first, 4 from then on
+    read: list[int | None] = []
+    monkeypatch.setattr(Run, "model", lambda self, step=None: (read.append(step), load(self, step))[1])
+    assert probe_run(run, tasks=["class.next"]).step == 2
+    assert read == [2]
 
 
 def test_a_task_without_enough_labels_is_an_event_with_the_reason_and_no_number(run: Run) -> None:

@@ -1,0 +1,14 @@
+"""Arguments and options that several verbs of the `lab` command take, each said once."""
+
+from typing import Annotated
+
+import typer
+
+RunArgument = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run: its path, a unique beginning of its name, or latest.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+StepOption = Annotated[int | None, typer.Option("--step", help="A checkpoint's step (default: the newest).")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override, as --set train.steps=2000.")
+]
