@@ -289,7 +289,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "laptop": {
         "model": {"n_layers": 6, "d_model": 256, "n_heads": 8, "n_ctx": 256},
-        "train": {"steps": 1250, "batch": 16},
+        "train": {"steps": 1500, "batch": 16},
         "optimizer": {"lr": 3e-3, "warmup_steps": 100},
         "checkpoint": {"every": 250},
         "probing": {"every": 250},
