@@ -8,9 +8,3 @@ class LabError(Exception):
     """Bad usage, configuration or input."""
 
     exit_code = 2
-
-
-class Halted(LabError):
-    """Training stopped at a gate (a non-finite loss, say); everything was saved."""
-
-    exit_code = 3
