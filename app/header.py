@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, ParamSpec
 
 import streamlit as st
-from streamlit.delta_generator import DeltaGenerator
 
 from app import queries
 from app.queries import Opened
@@ -37,29 +36,13 @@ LIVE, IDLE = "3s", "20s"  # a tab that refreshes every second costs a tenth of a
 
 @dataclass(frozen=True)
 class Top:
-    """The header as a page sees it: the chosen run (None: there is none), and the place of its status."""
+    """The header as a page sees it: the chosen run (None: there is none)."""
 
     opened: Opened | None
-    names: tuple[str, ...]
-    place: DeltaGenerator | None = None
 
     def keep_fresh(self, draw: Callable[[], None]) -> None:
-        """Draw the page's one live part, again every few seconds, and the status in the header with it.
-
-        One part and not two: a refresh costs some 50 ms of a core before anything is drawn.
-        """
-        opened = self.opened
-        live = opened is None or state_of(opened) in LIVE_STATES  # without a run: its first one may be on its way
-
-        def part() -> None:
-            now_live = live
-            if opened is not None and self.place is not None:
-                now_live = _status(opened, self.place) in LIVE_STATES
-            if now_live != live or set(queries.run_names(default_root())) != set(self.names):
-                st.rerun(scope="app")  # another rhythm, or another list of runs, and both are outside this part
-            draw()
-
-        st.fragment(part, run_every=LIVE if live else IDLE)()
+        """Draw the page's live part, again every few seconds."""
+        st.fragment(draw, run_every=LIVE if _is_live(self.opened) else IDLE)()
 
     def records_or_stop(self) -> tuple[Opened, Records]:
         """The run and its records; without a run, or with one that cannot be read, says so and ends the page."""
@@ -67,8 +50,14 @@ class Top:
             self.keep_fresh(empty_state)
             st.stop()
         if self.opened.records is None:
-            problem = self.opened.problem or "This run cannot be read."
-            self.keep_fresh(lambda: complain(problem))
+            path, problem = self.opened.path, self.opened.problem or "This run cannot be read."
+
+            def say_so() -> None:
+                if open_cached(path).problem is None:  # it was half made or half copied, and is whole now
+                    st.rerun(scope="app")
+                complain(problem)
+
+            self.keep_fresh(say_so)
             st.stop()
         return self.opened, self.opened.records
 
@@ -78,7 +67,8 @@ def show() -> Top:
     root = default_root()
     names = queries.run_names(root)
     if not names:
-        return Top(None, ())
+        _watch(None, names)
+        return Top(None)
     wanted = st.query_params.get("run")
     if st.session_state.get("run") not in names:
         st.session_state["run"] = wanted if wanted in names else names[0]
@@ -91,13 +81,14 @@ def show() -> Top:
         st.selectbox(
             "Run", names, None, key="run", bind="query-params", required=True, width=420, label_visibility="collapsed"
         )
-        place = st.empty()
-    opened = open_cached(root / (st.session_state["run"] or names[0]))
-    _status(opened, place)
+        # A part of its own: a live part that draws into a place outside itself can leave the browser with an empty
+        # page ("Cannot set a node at a delta path", streamlit/streamlit#16281 and its kin).
+        opened = open_cached(root / (st.session_state["run"] or names[0]))
+        _watch(opened, names)
     if wanted and wanted not in names:
         st.warning("The link names a run that is not here; another one is shown.")
         st.text(f"asked for: {wanted}")
-    return Top(opened, tuple(names), place)
+    return Top(opened)
 
 
 def open_cached(path: Path) -> Opened:
@@ -176,18 +167,40 @@ def number(value: float | None, form: str = ",.3f") -> str:
     return "–" if value is None else format(value, form)
 
 
-def _status(opened: Opened, place: DeltaGenerator) -> str:
-    """State chip, last write and held latches, in `place`; the state."""
+def _is_live(opened: Opened | None) -> bool:
+    """Whether to look often. Without a run: its first may be on its way; one that cannot be read may be half made."""
+    return opened is None or opened.records is None or state_of(opened) in LIVE_STATES
+
+
+def _watch(opened: Opened | None, names: list[str]) -> None:
+    """The run's status, kept fresh; and the whole page anew when its rhythm or the list of runs is another."""
+    live = _is_live(opened)
+
+    def part() -> None:
+        if opened is not None:
+            _status(opened)
+        if _is_live(opened) != live or set(queries.run_names(default_root())) != set(names):
+            st.rerun(scope="app")
+
+    st.fragment(part, run_every=LIVE if live else IDLE)()
+
+
+def _status(opened: Opened) -> None:
+    """State chip, last write and held latches."""
     state = state_of(opened)
     words, colour = BADGES.get(state, (state, "gray"))
-    with place.container(horizontal=True, vertical_alignment="center", gap="small"):
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.badge(words, color=colour)
-        if opened.records is not None and state != "unreadable":
-            at = opened.records.last_write_at()
-            st.text("nothing written yet" if at is None else f"last write {ago(time.time() - at)} ago")
-            for latch in opened.records.latches():
-                st.text(f"held by {latch.owner}: {latch.reason}")
-    return state
+        if opened.records is None or state == "unreadable":
+            return
+        try:
+            at, latches = opened.records.last_write_at(), opened.records.latches()
+        except queries.UNREADABLE:
+            st.text("its records cannot be read just now")
+            return
+        st.text("nothing written yet" if at is None else f"last write {ago(time.time() - at)} ago")
+        for latch in latches:
+            st.text(f"held by {latch.owner}: {latch.reason}")
 
 
 def clock(at: Any) -> datetime | None:
