@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app import cli_exchange
+from app import cli_control, cli_exchange, cli_verify
 from app.options import JsonOption, RunArgument, SetOption, StepOption
 
 if TYPE_CHECKING:
@@ -150,26 +150,6 @@ def status(run: RunArgument = "latest", as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def probe(
-    run: RunArgument = "latest",
-    step: StepOption = None,
-    task: Annotated[
-        list[str] | None, typer.Option(help="A task, class.next say; repeat for more (default: all).")
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """What each layer of a checkpoint holds of word class and meaning, as usable bits per word with intervals."""
-    from train.probing import probe_run
-
-    found = _find(run)
-    readings = probe_run(found, step, task or None)
-    if as_json:
-        typer.echo(json.dumps(readings.to_dict(), indent=1))
-    else:
-        typer.echo(readings.to_text())
-
-
-@app.command()
 def generate(
     run: RunArgument = "latest",
     prompt: Annotated[str, typer.Option(help="Text to go on from.")] = "",
@@ -241,6 +221,8 @@ def doctor(as_json: JsonOption = False) -> None:
     raise typer.Exit(0 if all(f.ok for f in findings) else 1)
 
 
+cli_verify.register(app)
+cli_control.register(app)
 cli_exchange.register(app)
 
 

@@ -9,18 +9,20 @@ from pathlib import Path
 import streamlit as st
 
 from app import header
-from app.views import home, layers, training
+from app.views import home, journal, layers, training
 
 ICON = Path(__file__).with_name("icon.png")  # a material icon would make the browser ask a font server for it
 
 
 def main() -> None:
     st.set_page_config(page_title="Brightwoven Lab", page_icon=str(ICON), layout="wide")
+    layers_page = st.Page(lambda: layers.page(top), title="Layers", url_path="layers")
     page = st.navigation(
         [
             st.Page(lambda: home.page(top), title="Home", url_path="home", default=True),
             st.Page(lambda: training.page(top), title="Training", url_path="training"),
-            st.Page(lambda: layers.page(top), title="Layers", url_path="layers"),
+            layers_page,
+            st.Page(lambda: journal.page(top, layers_page), title="Journal", url_path="journal"),
         ],
         position="top",
     )

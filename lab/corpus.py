@@ -202,6 +202,25 @@ class Corpus:
         """
         return [text for name in self._names(source) for text in self._shards[name].validation_texts()]
 
+    def training_documents(self) -> Iterator[str]:
+        """Raw text of every document that training may draw from, read from the sources again.
+
+        Raises:
+            BadSource: a source is not where it was.
+        """
+        for source in self._config.data.sources:
+            for document, _ in documents(source):
+                if position(document.digest) >= self._config.data.validation_share:
+                    yield document.text
+
+    def token_counts(self) -> Int[np.ndarray, "d_vocab"]:
+        """How often each token id stands in the training shards, all sources together."""
+        counts = np.zeros(self.tokenizer.vocab_size, dtype=np.int64)
+        for one in self._shards.values():
+            for tokens in one.train.tokens:
+                counts += np.bincount(np.asarray(tokens), minlength=len(counts))
+        return counts
+
     def _names(self, source: str | None) -> list[str]:
         if source is not None and source not in self._shards:
             raise BadCorpus(f"data.sources has no {source!r}. Sources are: {', '.join(self._shards)}.")

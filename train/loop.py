@@ -13,8 +13,8 @@ from torch import Tensor
 
 from lab.checkpoint import NotEnoughDisk
 from lab.corpus import Batch
-from train.attachments import Moment, is_due
-from train.control import POLL_SECONDS
+from train.attachments import Attachment, Moment, is_due
+from train.control import POLL_SECONDS, Trainer
 from train.evaluation import batch_loss
 from train.generators import untouched_generators
 from train.schedule import learning_rate
@@ -33,13 +33,14 @@ def train(session: Session) -> Outcome:
     """Train from the session's step to its horizon, or until something asks to stop.
 
     Returns:
-        "finished" (exit 0), "SIGINT"/"SIGTERM" (130, saved), or "non-finite" (3, saved before the bad update).
+        "finished" (exit 0), "SIGINT"/"SIGTERM"/"stop" (130, saved), or "non-finite" (3, saved before the bad update).
     """
     config, model, optimizer = session.config, session.model, session.optimizer
     parameters = [p for p in model.parameters() if p.requires_grad]
     with session.control.signals():
         if session.step == 0 and session.fresh:
             boundary(session)
+        stand_still(session)  # a run that was killed or stopped while paused is paused still
         while session.step < session.horizon and session.control.stop_reason is None:
             started = time.perf_counter()
             cursor = session.corpus.state_dict()
@@ -94,22 +95,42 @@ def accumulate(session: Session, batches: Sequence[Batch]) -> tuple[float, int]:
 
 
 def boundary(session: Session) -> None:
-    """Between two steps: due visits, a due checkpoint, and standing still while a latch is held."""
-    visit_due(session)
+    """Between two steps: due visits, commands, a due checkpoint, and standing still while a latch is held."""
+    visit(session, [a for a in session.attachments if is_due(a, session.step, session.horizon)])
+    obey(session)
     step, every = session.step, session.config.checkpoint.every
     due = step % every == 0 or step == session.horizon or session.is_milestone(step)
     if due or session.control.held or session.control.stop_reason is not None:
         save(session)
-    while session.control.held and session.control.stop_reason is None:
+    stand_still(session)
+
+
+def stand_still(session: Session) -> None:
+    """Wait, weights in memory, until no latch is held; commands are obeyed meanwhile."""
+    control = session.control
+    said = {"disk": ""}  # `save` speaks of that one
+    while control.held and control.stop_reason is None:
+        for owner in control.held.keys() - said.keys():
+            said[owner] = control.held[owner]
+            way = f"Go on with: lab unpause {session.run.name} --owner {owner}"
+            session.say(f"training stands still at step {session.step}, held by {owner}: {said[owner]}. {way}")
         time.sleep(POLL_SECONDS)
-        if "disk" in session.control.held:
+        obey(session)
+        if "disk" in control.held:
             save(session)
+    if len(said) > 1 and control.stop_reason is None:
+        session.say(f"no latch is held any more: training goes on at step {session.step}")
 
 
-def visit_due(session: Session) -> None:
-    """Let every attachment that is due look, with the model in evaluation mode and the training generators put aside."""
-    due = [a for a in session.attachments if is_due(a, session.step, session.horizon)]
-    if not due:
+def obey(session: Session) -> None:
+    """Carry out the commands that have come in. The only place where anything outside reaches into training."""
+    if session.control.has_mail():
+        session.control.obey(session.step, Trainer(session, visit, save))
+
+
+def visit(session: Session, attachments: Sequence[Attachment]) -> None:
+    """Let attachments look, with the model in evaluation mode and the training generators put aside."""
+    if not attachments:
         return
     moment = Moment(
         step=session.step,
@@ -124,9 +145,10 @@ def visit_due(session: Session) -> None:
     )
     session.model.eval()
     with torch.no_grad(), untouched_generators():
-        for attachment in due:
+        for attachment in attachments:
             started = time.perf_counter()
             attachment.visit(moment)
+            session.visited[attachment.name] = session.step
             session.spent[attachment.name] += time.perf_counter() - started
     session.model.train()
     session.record_costs()

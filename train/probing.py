@@ -28,6 +28,7 @@ from lab.tokenizer import Tokenizer
 from probes.layers import labels
 from probes.layers.collect import check_layers, collect
 from probes.layers.fit import PENALTIES, assign_folds
+from probes.layers.groups import ENOUGH_DOCUMENTS
 from probes.layers.intervals import REPLICATES, bootstrap_weights
 from probes.layers.profile import (
     Profile,
@@ -146,6 +147,7 @@ class Bench:
             "probe_set": self.probe_set.sha256,
             "sentences": len(self.probe_set.sentences),
             "folds": self.config.folds,
+            "unit": "sentence" if self._documents is None else "document",
             "seed": self.config.seed,
             "penalties": list(PENALTIES),
             "replicates": REPLICATES,
@@ -154,11 +156,17 @@ class Bench:
 
     @cached_property
     def _folds(self) -> torch.Tensor:
-        return assign_folds(len(self.probe_set.sentences), self.config.folds, self.config.seed)
+        return assign_folds(len(self.probe_set.sentences), self.config.folds, self.config.seed, self._documents)
 
     @cached_property
     def _weights(self) -> torch.Tensor:
-        return bootstrap_weights(len(self.probe_set.sentences), seed=self.config.seed)
+        return bootstrap_weights(len(self.probe_set.sentences), seed=self.config.seed, units=self._documents)
+
+    @cached_property
+    def _documents(self) -> torch.Tensor | None:
+        """Per sentence its document, where there are enough to draw them whole: sentences of one are not independent."""
+        units = torch.tensor(self.probe_set.units)
+        return units if len(set(self.probe_set.units)) >= ENOUGH_DOCUMENTS else None
 
     def read(self, model: Any, tasks: Sequence[str] | None = None) -> Readings:
         """Profiles of a model, each beside the twin's.

@@ -66,6 +66,7 @@ class Session:
     tokens_seen: int = 0
     newest: dict[str, float] = field(default_factory=dict)
     spent: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    visited: dict[str, int] = field(default_factory=dict)  # attachment -> the step of its newest visit in this segment
     report: Callable[["Session"], None] = lambda _: None
     say: Callable[[str], None] = lambda _: None
     saved_step: int | None = None
@@ -303,7 +304,7 @@ def _session(
             model=model,
             optimizer=build_optimizer(model, config.optimizer),
             records=records,
-            control=Control(records),
+            control=Control(records, run.inbox),
             attachments=(*build_attachments(config, dtype), *riders.attachments),
             interventions=riders.interventions,
             dtype=dtype,
@@ -318,6 +319,8 @@ def _session(
             if rewound:  # so that a kill before the next checkpoint does not undo the rewind
                 checkpoint.point_latest(run.checkpoints_folder, session.step)
             records.add_now(_event(session, "rewind" if rewound else "resume", f"from step {session.step}"))
+        # What was sent before this trainer came was not meant for it: latches still move, a stop is refused in words.
+        session.control.obey(session.step, None, sent_before=(run.holder() or {}).get("started"))
         try:
             yield session
         except BaseException as error:  # a refusal or a crash ends the segment too, and says how

@@ -84,11 +84,15 @@ def calibrate(
 
 
 def log_loss_bits(
-    logit: Float[Tensor, "class word"], label: Int[Tensor, "word"], prior: Float[Tensor, "class"], floor: float
-) -> Float[Tensor, "word"]:
+    logit: Float[Tensor, "*batch class word"],
+    label: Int[Tensor, "word"],
+    prior: Float[Tensor, "*batch class"],
+    floor: float,
+) -> Float[Tensor, "*batch word"]:
     """Cross-entropy of each word in bits, with `floor` of the probability given to the prior.
 
     The floor bounds what one confident mistake may cost (log2 of 1/floor and the prior) at a price of floor/ln 2 bits.
     """
-    share = (1 - floor) * torch.softmax(logit, dim=0) + floor * prior.exp()[:, None]
-    return -share.gather(0, label[None])[0].log() / math.log(2)
+    share = (1 - floor) * torch.softmax(logit, dim=-2) + floor * prior.exp()[..., None]
+    at_label = share.gather(-2, label.expand(*share.shape[:-2], 1, -1)).squeeze(-2)
+    return -at_label.log() / math.log(2)

@@ -104,7 +104,7 @@ class Evidence:
         target: whether words were labelled themselves or by the word that comes next; None where it makes no difference.
         delta: None for a claim about A alone, or where something in `untestable` prevented it.
         p_in_region: for a claim about A alone: share of replicates in which A's depth lies in the region claimed.
-        adjusted: the decide reading's unadjusted and adjusted differences by name; `delta` is the adjusted one.
+        variants: among them, of the decide reading, "raw" (unadjusted); its `delta` is the adjusted difference.
         untestable: reasons why this reading cannot decide; empty = it can.
         notes: counts and remarks a reader must know (clipped, dropped, subsets).
         settings: sizes and seeds it was made with.

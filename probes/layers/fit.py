@@ -13,91 +13,50 @@ in two folds, and layers and tasks share the folds. Nothing here draws a random 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lab.errors import LabError
 from probes.layers.calibrate import calibrate, log_loss_bits, temperature
-from probes.layers.discriminant import PENALTIES, Alone, Block, Discriminant, Given
+from probes.layers.discriminant import PENALTIES, Alone, Discriminant, Given
+from probes.layers.problem import Problem, Untestable, assign_folds, one_thread, prepare
 
 __all__ = [
     "PENALTIES",
     "Decoding",
     "Problem",
+    "Read",
     "Untestable",
     "assign_folds",
     "conditional_bits",
+    "one_thread",
     "prepare",
+    "read_alone",
+    "read_given",
     "usable_bits",
 ]
 
-RARE_WORDS, RARE_SENTENCES = 20, 10  # a class with fewer is left out and reported
-FEWEST_WORDS, FEWEST_SENTENCES = 100, 30
 ENOUGH_WORDS = 1000  # in one fold, to choose a penalty and a temperature on; at 640 intervals covered 2 points less
 
 
-class Untestable(LabError):
-    """The labels at hand cannot carry a reading; the message says why and what would help."""
-
-
 @dataclass(frozen=True)
-class Problem:
-    """One label at every layer, ready to be probed. Made by `prepare`, which puts the words in order of fold.
+class Read:
+    """The probes of one layer, out of fold, and what was chosen inside each training fold.
 
     Attributes:
-        features: fp32, centred and scaled over all words (for conditioning only; training folds standardise anew).
-        label: class index per word, 0..K-1, no gaps.
-        fold: per word, that of its sentence.
-        sentence: per word.
-        sentences: how many there are, those without a labelled word included.
-        classes: names of 0..K-1.
-        rare: classes left out, with their word counts.
+        loss: cross-entropy of each word, in bits.
+        penalty: share of n; infinity = the layer was left out of [h_0; h_l].
+        slope, offset: the temperature of the scores, and what calibration added to the log class shares.
     """
 
-    task: str
-    features: Float[Tensor, "layer word d_model"]
-    layers: tuple[int, ...]
-    label: Int[Tensor, "word"]
-    fold: Int[Tensor, "word"]
-    sentence: Int[Tensor, "word"]
-    sentences: int
-    folds: int
-    classes: tuple[str, ...]
-    rare: Mapping[str, int]
-
-    @cached_property
-    def rows(self) -> list[slice]:
-        """The words of each fold."""
-        ends = torch.bincount(self.fold, minlength=self.folds).cumsum(0).tolist()
-        return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
-
-    @cached_property
-    def blocks(self) -> list[Block]:
-        onehot = torch.nn.functional.one_hot(self.label, len(self.classes)).float()
-        return [Block.of(features, self.rows, onehot) for features in self.features]
-
-    @cached_property
-    def alone(self) -> list[tuple[Tensor, Tensor] | None]:
-        """What `_read` gave for each layer alone, once it was asked for."""
-        return [None] * len(self.layers)
-
-    def read_alone(self, index: int) -> tuple[Float[Tensor, "word"], Float[Tensor, "fold"]]:
-        """Loss of each word in bits under the probe of one layer, and the penalty of each fold."""
-        found = self.alone[index]
-        if found is None:
-            found = self.alone[index] = _read(self, Alone(self.blocks[index], self.counts))
-        return found
-
-    @cached_property
-    def counts(self) -> Float[Tensor, "fold class"]:
-        onehot = torch.nn.functional.one_hot(self.label, len(self.classes)).double()
-        return torch.stack([onehot[rows].sum(0) for rows in self.rows])
+    loss: Float[Tensor, "word"]
+    penalty: Float[Tensor, "fold"]
+    slope: Float[Tensor, "fold"]
+    offset: Float[Tensor, "fold class"]
 
 
 @dataclass(frozen=True)
@@ -130,86 +89,6 @@ class Decoding:
         return self.gain.sum(1) / self.words.sum()
 
 
-def assign_folds(sentences: int, folds: int, seed: int = 0) -> Int[Tensor, "sentence"]:
-    """A fold for every sentence, sizes equal to one; the same for all layers, tasks, checkpoints and the twin.
-
-    Raises:
-        Untestable: fewer than 3 folds (a penalty is chosen on folds inside the training fold) or than 2 sentences each.
-    """
-    if folds < 3 or sentences < 2 * folds:
-        raise Untestable(
-            f"probing.folds = {folds} with {sentences} sentences: probes need at least 3 folds of at least 2 sentences. "
-            "Use 5 folds and more sentences."
-        )
-    generator = torch.Generator().manual_seed(seed % 2**63)
-    result = torch.empty(sentences, dtype=torch.long)
-    result[torch.randperm(sentences, generator=generator)] = torch.arange(sentences) % folds
-    return result
-
-
-def prepare(
-    task: str,
-    features: Float[Tensor, "layer word d_model"],
-    label: Int[Tensor, "word"],
-    sentence: Int[Tensor, "word"],
-    fold_of_sentence: Int[Tensor, "sentence"],
-    classes: Sequence[str],
-    layers: Sequence[int] | None = None,
-) -> Problem:
-    """Keep the labelled words of common classes, and refuse what no probe should be fitted to.
-
-    Args:
-        features: activations, fp32; any scale, it does not matter.
-        label: class index per word; negative = no label.
-        sentence: per word, an index into `fold_of_sentence`.
-
-    Raises:
-        Untestable: labels and words differ in number, activations are not finite, or fewer than two classes,
-            100 words or 30 sentences are left.
-    """
-    words, sentences = features.shape[1], len(fold_of_sentence)
-    if len(label) != words or len(sentence) != words:
-        raise Untestable(
-            f"{task}: {len(label)} labels and {len(sentence)} sentence numbers for {words} words of activations. "
-            "Collect the activations of this probe set again."
-        )
-    if words and (int(sentence.min()) < 0 or int(sentence.max()) >= sentences):
-        raise Untestable(f"{task}: a word in sentence {int(sentence.max())} of {sentences}. Build the probe set anew.")
-    common, rare = _common_classes(label, sentence, classes)
-    number = torch.full((len(classes) + 1,), -1)  # the last entry serves label -1
-    number[common] = torch.arange(len(common))
-    kept = (number[label.clamp(min=-1)] >= 0).nonzero()[:, 0]
-    kept = kept[torch.argsort(fold_of_sentence[sentence[kept]], stable=True)]
-    used = int((torch.bincount(sentence[kept]) > 0).sum())
-    if len(common) < 2 or len(kept) < FEWEST_WORDS or used < FEWEST_SENTENCES:
-        raise Untestable(
-            f"{task}: {len(common)} classes with at least {RARE_WORDS} words, {len(kept)} words, {used} sentences; a "
-            f"reading needs 2 classes, {FEWEST_WORDS} words and {FEWEST_SENTENCES} sentences. Raise probing.sentences or "
-            "add validation text."
-        )
-    with one_thread():
-        chosen = features[:, kept].float()
-        centre = chosen.mean(1, keepdim=True)
-        chosen -= centre
-        spread = torch.linalg.vector_norm(chosen, dim=1, keepdim=True) / len(kept) ** 0.5
-        if not spread.isfinite().all():
-            raise Untestable(f"{task}: activations are not finite. Look at the loss, and probe an earlier checkpoint.")
-        # A dimension that never moves is left at zero: dividing it by its rounding noise would make a feature of it.
-        chosen *= torch.where(spread > 1e-6 * centre.abs() + 1e-30, 1 / spread.clamp(min=1e-30), torch.zeros(()))
-    return Problem(
-        task=task,
-        features=chosen,
-        layers=tuple(range(len(features)) if layers is None else layers),
-        label=number[label[kept]],
-        fold=fold_of_sentence[sentence[kept]],
-        sentence=sentence[kept],
-        sentences=sentences,
-        folds=int(fold_of_sentence.max()) + 1,
-        classes=tuple(classes[i] for i in common.tolist()),
-        rare=rare,
-    )
-
-
 def usable_bits(problem: Problem) -> Decoding:
     """Bits per word that a linear probe reads from each layer alone.
 
@@ -218,8 +97,8 @@ def usable_bits(problem: Problem) -> Decoding:
         >>> usable_bits(prepare("class.next", h, label, sentence, folds, ("content", "function"))).bits  # doctest: +SKIP
     """
     with one_thread():
-        read = [problem.read_alone(index) for index in range(len(problem.layers))]
-    return _decoding(problem, _base_loss(problem) - torch.stack([loss for loss, _ in read]), [p for _, p in read])
+        read = [read_alone(problem, index) for index in range(len(problem.layers))]
+    return decoding(problem, base_loss(problem), read)
 
 
 def conditional_bits(problem: Problem) -> Decoding:
@@ -231,28 +110,37 @@ def conditional_bits(problem: Problem) -> Decoding:
     Raises:
         Untestable: layer 0 is not there.
     """
+    with one_thread():
+        read = read_given(problem)
+    return decoding(problem, read_alone(problem, 0).loss, read)
+
+
+def read_alone(problem: Problem, index: int) -> Read:
+    """The probe of one layer (by its place in `problem.layers`); fitted once and kept with the problem."""
+    if ("alone", index) not in problem.memory:
+        problem.memory["alone", index] = _read(problem, Alone(problem.blocks[index], problem.counts))
+    found: Read = problem.memory["alone", index]
+    return found
+
+
+def read_given(problem: Problem) -> list[Read]:
+    """The probes of [h_0; h_l], for each layer; fitted once and kept with the problem.
+
+    Raises:
+        Untestable: layer 0 is not there.
+    """
     if problem.layers[0] != 0:
         raise Untestable(f"{problem.task}: a reading given layer 0 needs layer 0. Add it to the layers collected.")
-    with one_thread():
-        base, held = problem.read_alone(0)
-        family = Given(problem.blocks[0], problem.counts, held)
-        read = [_read(problem, family.beside(block)) for block in problem.blocks]
-    return _decoding(problem, base - torch.stack([loss for loss, _ in read]), [p for _, p in read])
+    if ("given", 0) not in problem.memory:
+        family = Given(problem.blocks[0], problem.counts, read_alone(problem, 0).penalty)
+        for index, block in enumerate(problem.blocks):
+            problem.memory["given", index] = _read(problem, family.beside(block))
+    return [problem.memory["given", index] for index in range(len(problem.layers))]
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Factors of a few hundred rows take longer on two threads than on one, ten times so on a busy machine; and sums
-    made by one thread are the same on every number of cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _decoding(problem: Problem, gain: Float[Tensor, "layer word"], penalty: Sequence[Tensor]) -> Decoding:
+def decoding(problem: Problem, base: Float[Tensor, "word"], read: Sequence[Read]) -> Decoding:
+    """Gains over `base` (bits of each word without the probe), summed by sentence."""
+    gain = base - torch.stack([one.loss for one in read])
     per_sentence = torch.zeros(len(gain), problem.sentences, dtype=torch.float64)
     per_sentence.index_add_(1, problem.sentence, gain.double())
     return Decoding(
@@ -260,38 +148,28 @@ def _decoding(problem: Problem, gain: Float[Tensor, "layer word"], penalty: Sequ
         layers=problem.layers,
         gain=per_sentence,
         words=torch.bincount(problem.sentence, minlength=problem.sentences),
-        base_bits=float(_base_loss(problem).mean()),
-        penalty=torch.stack(list(penalty)),
+        base_bits=float(base_loss(problem).mean()),
+        penalty=torch.stack([one.penalty for one in read]),
         classes=problem.classes,
         rare=problem.rare,
     )
 
 
-def _common_classes(label: Tensor, sentence: Tensor, classes: Sequence[str]) -> tuple[Tensor, dict[str, int]]:
-    labelled = label >= 0
-    words = torch.bincount(label[labelled], minlength=len(classes))
-    sentences = int(sentence.max()) + 1 if len(sentence) else 1
-    pairs = torch.bincount(label[labelled] * sentences + sentence[labelled], minlength=len(classes) * sentences)
-    in_sentences = (pairs.view(len(classes), sentences) > 0).sum(1)
-    common = (words >= RARE_WORDS) & (in_sentences >= RARE_SENTENCES)
-    rare = {classes[i]: int(words[i]) for i in (~common & (words > 0)).nonzero()[:, 0].tolist()}
-    return common.nonzero()[:, 0], rare
+def _read(problem: Problem, family: Alone | Given) -> Read:
+    """Fit and choose inside each training fold, and score the words of the fold that was held out.
 
-
-def _read(problem: Problem, family: Alone | Given) -> tuple[Float[Tensor, "word"], Float[Tensor, "fold"]]:
-    """Out-of-fold loss of each word in bits, and the chosen penalty of each fold.
-
-    With fold f held out, one or two other folds (`_partners`) serve in turn as inner test sets, for the model of the
+    With fold f held out, one or two other folds (`inner_folds`) serve in turn as inner test sets, for the model of the
     remaining folds. A pair serves both its folds, so five folds cost five inner training sets or three, not 20.
     """
     loss = torch.empty(len(problem.label))
     chosen = torch.empty(problem.folds, dtype=torch.float64)
+    slopes_of, offsets = torch.empty(problem.folds), torch.empty(problem.folds, len(problem.classes))
     memory: dict[tuple[int, int, float], Discriminant] = {}
     floor = 1 / len(problem.label)
     for fold in range(problem.folds):
-        prior = _prior(problem.counts, fold)
+        prior = log_prior(problem.counts.sum(0) - problem.counts[fold])
         scores, labels = [], []
-        for other in _partners(problem, fold):
+        for other in inner_folds(problem, fold):
             pair = (min(fold, other), max(fold, other))
             key = (*pair, family.key(fold))
             if key not in memory:
@@ -303,27 +181,27 @@ def _read(problem: Problem, family: Alone | Given) -> tuple[Float[Tensor, "word"
         slopes, losses = temperature(inner, inner_label, prior)
         best = int(losses.argmin())
         slope, offset = calibrate(inner[best], inner_label, prior, slopes[best])
-        chosen[fold] = family.grid[best]
+        chosen[fold], slopes_of[fold], offsets[fold] = family.grid[best], slope, offset - prior
         rows = problem.rows[fold]
         final = family.solve((fold,), fold, family.grid[best : best + 1])
         score = final.scores([block.features[rows] for block in family.blocks])[0]
         loss[rows] = log_loss_bits(slope * score + offset[:, None], problem.label[rows], prior, floor)
-    return loss, chosen
+    return Read(loss, chosen, slopes_of, offsets)
 
 
-def _partners(problem: Problem, fold: int) -> list[int]:
+def inner_folds(problem: Problem, fold: int) -> list[int]:
     """The inner test folds of an outer fold: its two neighbours in the ring, or one where a fold alone has words enough."""
     if int(problem.counts.sum(1).min()) < ENOUGH_WORDS:
         return sorted({(fold - 1) % problem.folds, (fold + 1) % problem.folds})
     return [fold - 1] if fold % 2 else [(fold + 1) % problem.folds]
 
 
-def _prior(counts: Float[Tensor, "fold class"], fold: int) -> Float[Tensor, "class"]:
-    """Log class shares of the training fold, half a word added to each, so that no class is impossible."""
-    n_class = counts.sum(0) - counts[fold] + 0.5
-    return (n_class / n_class.sum()).log().float()
+def log_prior(count: Float[Tensor, "*set class"]) -> Float[Tensor, "*set class"]:
+    """Log class shares of a training set, half a word added to each, so that no class is impossible."""
+    padded = count + 0.5
+    return (padded / padded.sum(-1, keepdim=True)).log().float()
 
 
-def _base_loss(problem: Problem) -> Float[Tensor, "word"]:
-    priors = torch.stack([_prior(problem.counts, fold) for fold in range(problem.folds)])
-    return -priors[problem.fold, problem.label] / torch.log(torch.tensor(2.0))
+def base_loss(problem: Problem) -> Float[Tensor, "word"]:
+    """Bits of each word under the class shares of its training fold."""
+    return -log_prior(problem.counts.sum(0) - problem.counts)[problem.fold, problem.label] / math.log(2)

@@ -63,6 +63,18 @@ def test_a_position_of_enormous_norm_is_left_out_at_every_layer_and_counted() ->
     assert outliers(values).nonzero().tolist() == [[7]]
 
 
+def test_outliers_are_counted_by_layer_and_a_shorter_number_format_keeps_the_same_words() -> None:
+    model = Toy()
+    model.embed.weight.data[SET.tokens[3][-1]] *= 500
+    wide, short = collect(model, SET), collect(model, SET, dtype=torch.bfloat16)
+    assert len(wide.outliers_by_layer) == 3 and wide.outliers_by_layer[0] == wide.outliers > 0
+    assert short.values.dtype == torch.bfloat16 and torch.equal(short.kept, wide.kept)
+    torch.testing.assert_close(short.values.float(), wide.values, rtol=1 / 128, atol=1e-6)
+    model.embed.weight.data[SET.tokens[3][-1]] *= 1e4
+    with pytest.raises(BadActivations, match="not finite"):
+        collect(model, SET, dtype=torch.float16)
+
+
 def test_activations_that_are_not_finite_are_refused_with_their_layer() -> None:
     model = Toy()
     model.blocks[1].map.weight.data[0, 0] = torch.nan

@@ -196,6 +196,33 @@ def test_folds_are_fixed_balanced_and_whole_sentences() -> None:
     assert sorted(torch.bincount(folds).tolist()) == [80, 80, 81, 81, 81]
 
 
+def test_duplicates_and_documents_stay_in_one_fold_and_folds_stay_even() -> None:
+    document = torch.arange(400) // 7
+    folds = assign_folds(400, 5, seed=3, groups=document)
+    assert all(len(folds[document == one].unique()) == 1 for one in range(58))
+    sizes = torch.bincount(folds).tolist()
+    assert max(sizes) - min(sizes) <= 7
+    assert torch.equal(folds, assign_folds(400, 5, seed=3, groups=document))
+    with pytest.raises(Untestable, match="9 groups"):
+        assign_folds(400, 5, groups=torch.arange(400) % 9)
+    with pytest.raises(Untestable, match="Give one per sentence"):
+        assign_folds(400, 5, groups=document[:-1])
+
+
+def test_sentences_copied_into_other_folds_flatter_and_grouped_copies_do_not() -> None:
+    generator = torch.Generator().manual_seed(6)
+    original = torch.arange(180) % 60  # every sentence stands three times; 600 distinct words for 256 dimensions
+    x, label = torch.randn(600, 256, generator=generator), torch.randint(2, (600,), generator=generator)
+    word = (original[:, None] * 10 + torch.arange(10)).flatten()
+    sentence = torch.arange(180).repeat_interleave(10)
+
+    def bits(folds: Tensor) -> float:
+        return float(usable_bits(prepare("copies", x[None, word], label[word], sentence, folds, ("a", "b"))).bits)
+
+    assert bits(assign_folds(180, 5)) > 0.1
+    assert bits(assign_folds(180, 5, groups=original)) < 0.02
+
+
 def test_the_same_numbers_come_out_on_any_number_of_threads() -> None:
     features, label, sentence = gaussian_layers([1.0, 2.0], 100, 10, 64)
     before = torch.get_num_threads()

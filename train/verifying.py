@@ -1,0 +1,313 @@
+"""From journal sentences to verdicts: claims, readings on unseen text, decision, echo and preference, records.
+
+A verdict file holds every number that decided and the hashes of everything they came from; the same run, claim and options
+give the same file, byte for byte. Nothing is written when anything fails.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lab.durable import replace_file
+from lab.errors import LabError
+from lab.records import Records
+from lab.records import Verdict as VerdictRow
+from lab.run import Run
+from lab.run_lock import RunLocked
+from probes.claims import outcomes, verdict
+from probes.claims.echo import Sources, find_echo
+from probes.claims.grammar import PARSED, Claim, parse
+from probes.claims.preference import preference, sentence_scorer
+from probes.claims.verdict import ReadingVerdict, Verdict, combine, holm_within_entry, judge, judge_series, p_value
+from probes.layers.evidence import Evidence
+from probes.layers.labels import ALL_LABELS
+from probes.layers.problem import Untestable
+from train.entries import add_entry, check_entry, entries, entry_of
+from train.material import LAYER_CONVENTION, Material, canonical, gather
+from train.probing_steps import probe_all
+from train.readings import QUICK, Readings, Sizes
+
+__all__ = ["add_entry", "entries", "probe_all", "verify"]
+
+READINGS = ("decode", "decide", "use")
+RULES = "1"  # of this file's protocol; the thresholds are in `outcomes`, whose text is hashed too
+Progress = Callable[[str, float], None]
+
+
+class NothingToVerify(LabError):
+    """No journal entry, or none with a claim."""
+
+
+def verify(
+    run: Run,
+    *,
+    entry: int | None = None,
+    text: str | None = None,
+    author: str = "person",
+    step: int | None = None,
+    readings: Sequence[str] = READINGS,
+    sentences: int | None = None,
+    conllu: Sequence[Path] = (),
+    streusle: Sequence[Path] = (),
+    quick: bool = False,
+    reference: int | None = None,
+    progress: Progress | None = None,
+) -> list[dict[str, Any]]:
+    """Test the claims of one entry, of a text (which becomes an entry), or of the whole journal.
+
+    Args:
+        step: the checkpoint to test at; the newest by default.
+        sentences: of confirmation text; 1,000 by default, 400 with `quick`.
+        conllu, streusle: gold files to test on instead of the run's validation text.
+        reference: the checkpoint that preferences are compared with; the run's reference checkpoint by default.
+
+    Returns:
+        Verdict dicts in the order of the claims, as in `evidence/verdict-<claim>.json`. They are recorded when the run is
+        not in use; while it trains, only the files are written.
+
+    Raises:
+        LabError: no entry, a file that cannot be read, too little text, no checkpoint.
+    """
+    report = progress or (lambda what, share: None)
+    wanted = _readings(readings)
+    at = run.checkpoint_info(step).step
+    chosen = _entries(run, entry, text, author, at)
+    claims = {one["id"]: parse(one["text"], one["id"], ALL_LABELS) for one in chosen}
+    testable = [claim for found in claims.values() for claim in found if claim.status == PARSED]
+    if not any(claims.values()):
+        raise NothingToVerify(
+            f"{run.name}: no claim about layers or concepts in "
+            + ("this text." if text is not None else f"{len(chosen)} journal entries.")
+            + " A claim says of something that it is early, late, at some layer, or needed."
+        )
+    maker = None
+    if testable:
+        subjects = {name for claim in testable for name in (claim.a, claim.b) if name is not None}
+        size = sentences if sentences is not None else (400 if quick else None)
+        options = {} if size is None else {"sentences": size}
+        material = gather(run, at, subjects, conllu=conllu, streusle=streusle, progress=report, **options)
+        maker = Readings(material, QUICK if quick else Sizes())
+    results: list[dict[str, Any]] = []
+    sources: Sources | None = None
+    for one in chosen:
+        found = claims[one["id"]]
+        if found and maker is not None and sources is None:
+            report("indexing the training text for echoes", 0.3)
+            sources = Sources.of(maker.material.corpus.training_documents())
+        results += _judge_entry(
+            one, found, maker, wanted, sources, run, at, reference, report, len(results), len(testable)
+        )
+    _record(run, results)
+    return results
+
+
+def _judge_entry(
+    one: Mapping[str, Any],
+    claims: Sequence[Claim],
+    maker: Readings | None,
+    wanted: Sequence[str],
+    sources: Sources | None,
+    run: Run,
+    at: int,
+    reference: int | None,
+    report: Progress,
+    done: int,
+    total: int,
+) -> list[dict[str, Any]]:
+    """All claims of one entry: evidence first, then verdicts, since Holm wants every p-value of the entry."""
+    evidence: dict[str, dict[str, Evidence]] = {}
+    series: dict[str, ReadingVerdict] = {}
+    p_values: dict[str, float | None] = {}
+    for number, claim in enumerate(claims):
+        if claim.status != PARSED or maker is None:
+            continue
+        share = 0.35 + 0.6 * min(1.0, (done + number) / max(1, total))
+        maker.report = partial(_tell, report, claim.text[:40], share)
+        primary = verdict.primary_reading(claim)
+        if primary == verdict.SERIES:
+            evidence[claim.id], series[claim.id] = _series(maker, claim)
+            continue
+        try:
+            evidence[claim.id] = maker.of(claim, wanted)
+        except Untestable as error:
+            evidence[claim.id], series[claim.id] = {}, ReadingVerdict(outcomes.UNTESTABLE, (str(error),))
+            continue
+        if primary in evidence[claim.id]:
+            p_values[claim.id] = p_value(evidence[claim.id][primary], claim, maker.material.n_layers)
+    adjusted = holm_within_entry(p_values)
+    results = []
+    for claim in claims:
+        judged: dict[str, ReadingVerdict] = {}
+        there = evidence.get(claim.id, {})
+        primary = verdict.primary_reading(claim)
+        for name, found in there.items():
+            if maker is not None and name != verdict.SERIES:
+                p = adjusted.get(claim.id) if name == primary else None
+                judged[name] = judge(found, claim, maker.material.n_layers, p)
+        if claim.id in series and primary is not None:
+            judged[primary] = series[claim.id]
+        final = combine(claim, judged)
+        results.append(
+            _result(one, claim, final, there, judged, maker, run, at) | _origins(claim, one, maker, sources, reference)
+        )
+    return results
+
+
+def _tell(report: Progress, about: str, share: float, what: str) -> None:
+    report(f"{about}: {what}", share)
+
+
+def _series(maker: Readings, claim: Claim) -> tuple[dict[str, Evidence], ReadingVerdict]:
+    try:
+        first, side_a = maker.series(str(claim.a))
+        second, side_b = maker.series(claim.b) if claim.b is not None else (None, None)
+    except Untestable as error:
+        return {}, ReadingVerdict(outcomes.UNTESTABLE, (str(error),))
+    points = {
+        one.subject: [
+            {"step": p.step, "bits": p.bits.__dict__, "depth": p.depth.__dict__ if p.depth else None}
+            for p in one.points
+        ]
+        for one in (first, second)
+        if one is not None
+    }
+    evidence = Evidence("decode", "next", side_a, side_b, settings={"series": points})
+    return {verdict.SERIES: evidence}, judge_series(claim, first, second, maker.material.n_layers)
+
+
+def _result(
+    one: Mapping[str, Any],
+    claim: Claim,
+    final: Verdict,
+    evidence: Mapping[str, Evidence],
+    judged: Mapping[str, ReadingVerdict],
+    maker: Readings | None,
+    run: Run,
+    at: int,
+) -> dict[str, Any]:
+    readings = {}
+    for name, found in evidence.items():
+        said = judged[name]
+        readings[name] = {
+            **found.to_json(),
+            "verdict": said.verdict,
+            "reasons": list(said.reasons),
+            "n_needed": said.n_needed,
+            "p_holm": said.p_holm,
+        }
+    return {
+        "version": 1,
+        "claim": claim.to_json(),
+        "author": one["author"],
+        "entry_step": one["step"],
+        "run": run.name,
+        "step": at,
+        "n_layers": run.config.model.n_layers,
+        "verdict": final.verdict,
+        "primary": final.primary,
+        "causal": final.causal,
+        "scope": final.scope,
+        "wording": final.wording,
+        "reasons": list(final.reasons),
+        "n_needed": final.n_needed,
+        "readings": readings,
+        "corpus": maker.material.corpus_summary() if maker else None,
+        "inputs": (maker.material.inputs() if maker else {}) | {"rules": _rules_hash()},
+        "layer_convention": LAYER_CONVENTION,
+    }
+
+
+def _origins(
+    claim: Claim, one: Mapping[str, Any], maker: Readings | None, sources: Sources | None, reference: int | None
+) -> dict[str, Any]:
+    """Echo and preference: where the sentence may come from, and whether the model would as gladly say the reverse."""
+    found = find_echo(claim.text, sources, one.get("prompt")).to_json() if sources is not None else None
+    prefers = None
+    if maker is not None and claim.status == PARSED:
+        material = maker.material
+        prefers = _preference(material, claim, reference)
+    return {"echo": found, "preference": prefers}
+
+
+def _preference(material: Material, claim: Claim, reference: int | None) -> dict[str, Any] | None:
+    other = reference if reference is not None else material.reference_step()
+    earlier = material.run.model(other) if other is not None and other != material.step else None
+    tokenizer = material.run.tokenizer()
+    try:
+        found = preference(
+            claim, sentence_scorer(material.model, tokenizer), earlier and sentence_scorer(earlier, tokenizer)
+        )
+    except Untestable as error:
+        return {"text": str(error), "prefers": None}
+    return found.to_json() | {"reference_step": other if earlier is not None else None}
+
+
+def _entries(run: Run, entry: int | None, text: str | None, author: str, at: int) -> list[dict[str, Any]]:
+    if text is not None and entry is not None:
+        raise LabError("--entry and --text: give one of them.")
+    if text is not None:
+        check_entry(text, author)
+        there = [e for e in entries(run) if (e["text"], e["author"], e["step"]) == (text, author, at)]
+        if there:
+            return there[-1:]  # asked again: the same entry, so that the same claims have the same names
+        try:
+            return [entry_of(run, add_entry(run, text, author, at)[0])]
+        except RunLocked:
+            key = "text-" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+            return [{"id": key, "step": at, "author": author, "kind": "note", "text": text, "prompt": None}]
+    if entry is not None:
+        return [entry_of(run, entry)]
+    found = entries(run)
+    if not found:
+        raise NothingToVerify(f'{run.name}: the journal is empty. Add an entry: lab journal add {run.name} --text "…"')
+    return found
+
+
+def _record(run: Run, results: Sequence[dict[str, Any]]) -> None:
+    """The files, and the rows when the run is not in use."""
+    run.evidence.mkdir(exist_ok=True)
+    for one in results:
+        replace_file(run.evidence / f"verdict-{one['claim']['id']}.json", as_bytes(one))
+    stored = [one for one in results if str(one["claim"]["entry"]).isdigit()]
+    if not stored:
+        return
+    try:
+        with run.lock("verify"), Records.writer(run.database) as records:
+            records.add_now(
+                *(
+                    VerdictRow(
+                        claim=one["claim"]["id"],
+                        step=one["step"],
+                        verdict=one["verdict"],
+                        created_at=time.time(),
+                        data=one,
+                    )
+                    for one in stored
+                )
+            )
+    except RunLocked:
+        return  # it trains: the files hold everything, and `lab verify` afterwards records the same
+
+
+def as_bytes(result: Mapping[str, Any]) -> bytes:
+    """A verdict as its file holds it."""
+    return (json.dumps(result, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _readings(wanted: Sequence[str]) -> tuple[str, ...]:
+    unknown = [name for name in wanted if name not in READINGS]
+    if unknown or not wanted:
+        raise LabError(f"--readings {','.join(wanted) or '(none)'}: readings are {', '.join(READINGS)}.")
+    return tuple(name for name in READINGS if name in wanted)
+
+
+def _rules_hash() -> str:
+    """Of the protocol and of every threshold in `outcomes`."""
+    thresholds = {name: value for name, value in vars(outcomes).items() if name.isupper() and not callable(value)}
+    return canonical([RULES, {name: repr(value) for name, value in sorted(thresholds.items())}])
