@@ -29,12 +29,17 @@ SERIES_CHECKPOINTS = 8  # of the run, evenly spaced in the logarithm of the step
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured; a real model of 30 layers takes half an hour at the full ones."""
+    """How much is measured. Erasing costs most: (layers × sentences × subspaces) runs through the upper blocks."""
 
     decide_tokens: int = 4000
-    use_layers: int = 6
-    use_sentences: int = 100
-    use_subspaces: int = 5
+    use_layers: int = 100  # of 0..L, all of them where there are no more
+    use_sentences: int = 400
+    use_subspaces: int = 20
+
+    @classmethod
+    def fitting(cls, parameters: int) -> Sizes:
+        """The full sizes, or for a model with more than 30 million parameters those that keep it within half an hour."""
+        return cls() if parameters <= 30_000_000 else cls(use_layers=6, use_sentences=100, use_subspaces=5)
 
 
 QUICK = Sizes(decide_tokens=1500, use_layers=3, use_sentences=50, use_subspaces=3)

@@ -92,7 +92,8 @@ def verify(
         size = sentences if sentences is not None else (400 if quick else None)
         options = {} if size is None else {"sentences": size}
         material = gather(run, at, subjects, conllu=conllu, streusle=streusle, progress=report, **options)
-        maker = Readings(material, QUICK if quick else Sizes())
+        parameters = sum(p.numel() for p in material.model.parameters())
+        maker = Readings(material, QUICK if quick else Sizes.fitting(parameters))
     results: list[dict[str, Any]] = []
     sources: Sources | None = None
     for one in chosen:

@@ -20,7 +20,7 @@ from probes.layers import depth, intervals
 from probes.layers.balance import equal_words, halve
 from probes.layers.collect import Activations
 from probes.layers.control_task import selectivity, word_types
-from probes.layers.evidence import Curve, Evidence, Interval, Side, Target, Variant
+from probes.layers.evidence import Curve, Difference, Evidence, Interval, Side, Target, Variant
 from probes.layers.fit import Decoding, Problem, Untestable, conditional_bits, prepare, usable_bits
 from probes.layers.groups import ENOUGH_DOCUMENTS
 from probes.layers.intervals import Method, NoInterval
@@ -65,7 +65,6 @@ class Bench:
             return "document", documents
         return "sentence", torch.arange(len(self.probe_set.sentences))
 
-
     @property
     def together(self) -> Int[Tensor, "sentence"]:
         """What stays in one fold: documents, unless they are so few that folds would differ much in size."""
@@ -74,23 +73,32 @@ class Bench:
 
 
 @dataclass(frozen=True)
+class _Curve:
+    """A curve on all the text and in every replicate: as measured, and with the probes' fitting loss given back."""
+
+    measured: Float[Tensor, "layer"]
+    samples: Float[Tensor, "replicate layer"]
+    level: Float[Tensor, "layer"]
+    level_samples: Float[Tensor, "replicate layer"]
+
+
+@dataclass(frozen=True)
 class _Read:
-    """Curves of one label: on all the text, and in every replicate."""
+    """One label, read of the model and of its twin."""
 
     problem: Problem
     decoding: Decoding
-    value: Float[Tensor, "layer"]
-    samples: Float[Tensor, "replicate layer"]
-    twin: Float[Tensor, "layer"]
-    twin_samples: Float[Tensor, "replicate layer"]
+    model: _Curve
+    twin: _Curve
 
     @property
-    def gain(self) -> Float[Tensor, "layer"]:
-        return self.value - self.twin
+    def gain(self) -> tuple[Float[Tensor, "layer"], Float[Tensor, "replicate layer"]]:
+        """Over the twin: what has a depth."""
+        return self.model.level - self.twin.level, self.model.level_samples - self.twin.level_samples
 
     @property
-    def gain_samples(self) -> Float[Tensor, "replicate layer"]:
-        return self.samples - self.twin_samples
+    def alone(self) -> tuple[Float[Tensor, "layer"], Float[Tensor, "replicate layer"]]:
+        return self.model.level, self.model.level_samples
 
 
 def decode(
@@ -121,7 +129,7 @@ def decode(
         read = [_read(bench, side, label, given, method) for side, label in zip(sides, labels, strict=True)]
     except Untestable as error:
         return Evidence("decode", target, _bare(a), None if b is None else _bare(b), untestable=(*reasons, str(error)))
-    settings |= {"method": method, "units": drawn, "replicates": len(read[0].samples)}
+    settings |= {"method": method, "units": drawn, "replicates": len(read[0].model.samples)}
     told = [_side(bench, side, label, one, method, given) for side, label, one in zip(sides, labels, read, strict=True)]
     for found, why in told:
         reasons += [f"{found.subject}: {reason}" for reason in why]
@@ -131,20 +139,28 @@ def decode(
         notes.append(f"{bench.model.outliers} words at outlier positions left out at every layer")
     if unit == "sentence":
         notes.append(f"sentences of {told[0][0].documents} documents are drawn as if independent, documents being few")
-    delta, variants, inside = None, [], None
+    delta: Difference | None = None
+    variants: list[Variant] = []
+    inside: float | None = None
     layers = bench.model.layers
     if not reasons and b is not None:
         try:
-            delta = intervals.difference(
-                *_apart(read, layers, lambda one: (one.gain, one.gain_samples)), unit, drawn, method
-            )
-            variants = _variants(bench, sides, labels, read, given, method)
-        except (NoInterval, Untestable) as error:
+            apart = _apart(read, layers, lambda one: one.gain)
+            delta = intervals.difference(*apart, unit, drawn, method)
+        except NoInterval as error:
             reasons.append(str(error))
+    if delta is not None:
+        for name, made in (
+            ("without twin", lambda: _apart(read, layers, lambda one: one.alone)),
+            ("half n", lambda: _at_half(bench, sides, labels, given, method)),
+        ):
+            try:
+                variants.append(_variant(name, *made(), method))
+            except (NoInterval, Untestable) as error:
+                notes.append(f"{name}: {error}")
     if not reasons and b is None and region is not None:
-        depths = _centred(
-            depth.expected_depth(read[0].gain, layers), depth.expected_depth(read[0].gain_samples, layers), method
-        )
+        value, samples = (depth.expected_depth(one, layers) for one in read[0].gain)
+        depths = _centred(value, samples, method)
         inside = float(((depths >= region[0]) & (depths <= region[1])).double().mean())
     return Evidence(
         "decode", target, told[0][0], told[1][0] if b is not None else None, delta, inside, tuple(variants),
@@ -188,17 +204,18 @@ def _problem(bench: Bench, side: Labelled, label: Int[Tensor, "word"], of: Activ
 
 
 def _read(bench: Bench, side: Labelled, label: Int[Tensor, "word"], given: bool, method: Method) -> _Read:
-    found: list[tuple[Decoding, Tensor]] = []
     problems = [_problem(bench, side, label, of) for of in (bench.model, bench.twin)]
-    for problem in problems:
-        decoding = conditional_bits(problem) if given else usable_bits(problem)
+    decodings = [conditional_bits(problem) if given else usable_bits(problem) for problem in problems]
+    curves = []
+    for problem, decoding in zip(problems, decodings, strict=True):
+        bits = decoding.bits.double()
         if method == "refit":
             samples = refit_bits(problem, _weights(bench, bench.refit_replicates), given)
+            curves.append(_Curve(bits, samples, *intervals.unbiased(bits, samples)))
         else:
             samples = intervals.replicate_means(decoding.gain, decoding.words, _weights(bench, bench.replicates))
-        found.append((decoding, samples))
-    (decoding, samples), (twin, twin_samples) = found
-    return _Read(problems[0], decoding, decoding.bits.double(), samples, twin.bits.double(), twin_samples)
+            curves.append(_Curve(bits, samples, bits, samples))
+    return _Read(problems[0], decodings[0], *curves)
 
 
 def _weights(bench: Bench, replicates: int) -> Float[Tensor, "replicate sentence"]:
@@ -210,15 +227,16 @@ def _side(
 ) -> tuple[Side, list[str]]:
     """What was found of one subject, and the reasons why it has no depth."""
     layers = bench.model.layers
-    bands = [intervals.interval(float(v), s, method=method) for v, s in zip(read.value, read.samples.T, strict=True)]
-    gain = _interval(depth.total_gain, read.value, read.samples, method)
-    net = _interval(depth.net_gain, read.value, read.samples, method)
+    measured, samples = read.model.measured, read.model.samples
+    bands = [intervals.interval(float(v), s, method=method) for v, s in zip(measured, samples.T, strict=True)]
+    gain = _interval(depth.total_gain, measured, samples, method)
+    net = _interval(depth.net_gain, measured, samples, method)
     types = word_types(bench.probe_set, side.name.partition(":")[0])
     beyond = selectivity(read.problem, types, given_layer_0=given)
-    best = int(read.value.argmax())
+    best = int(measured.argmax())
     means = intervals.replicate_means(beyond.gain[best], beyond.words, _weights(bench, bench.replicates))
     selective = intervals.interval(float(beyond.bits[best]), means)
-    share = float(depth.twin_share(read.value, read.twin))  # not finite where this model gains nothing
+    share = float(depth.twin_share(measured, read.twin.measured))  # not finite where this model gains nothing
     reasons = [
         reason
         for reason in (
@@ -233,8 +251,8 @@ def _side(
     half = top = None
     if not reasons:
         try:
-            where = _interval(lambda g: depth.expected_depth(g, layers), read.gain, read.gain_samples, method)
-            half = float(depth.half_gain(read.gain, layers))
+            where = _interval(lambda g: depth.expected_depth(g, layers), *read.gain, method)
+            half = float(depth.half_gain(read.gain[0], layers))
             top = float(depth.peak(beyond.bits, layers))
         except NoInterval as error:
             reasons.append(str(error))
@@ -246,7 +264,7 @@ def _side(
         tuple(b.value for b in bands),
         tuple(b.lo for b in bands),
         tuple(b.hi for b in bands),
-        tuple(read.twin.tolist()),
+        tuple(read.twin.measured.tolist()),
     )
     documents = len({bench.probe_set.documents[s] for s in sentences})
     return (
@@ -272,23 +290,15 @@ def _apart(
     return float(value), depth.expected_depth(samples_b, layers) - depth.expected_depth(samples_a, layers)
 
 
-def _variants(
-    bench: Bench,
-    sides: Sequence[Labelled],
-    labels: Sequence[Int[Tensor, "word"]],
-    read: Sequence[_Read],
-    given: bool,
-    method: Method,
-) -> list[Variant]:
-    layers = bench.model.layers
-    value, samples = _apart(read, layers, lambda one: (one.value, one.samples))
-    found = [_variant("without twin", value, samples, method)]
+def _at_half(
+    bench: Bench, sides: Sequence[Labelled], labels: Sequence[Int[Tensor, "word"]], given: bool, method: Method
+) -> tuple[float, Float[Tensor, "replicate"]]:
+    """The same on half of the units: where a depth depends on how much text it was read from, this shows it."""
     kept = halve(bench.unit[1], bench.seed)[bench.sentence]
     halves = [_without_rare(bench, torch.where(kept, label, NO_LABEL)) for label in labels]
     halves = list(equal_words(halves[0], halves[1], bench.sentence, bench.seed))
     half = [_read(bench, side, label, given, method) for side, label in zip(sides, halves, strict=True)]
-    value, samples = _apart(half, layers, lambda one: (one.gain, one.gain_samples))
-    return [*found, _variant("half n", value, samples, method)]
+    return _apart(half, bench.model.layers, lambda one: one.gain)
 
 
 def _variant(name: str, value: float, samples: Float[Tensor, "replicate"], method: Method) -> Variant:

@@ -18,7 +18,7 @@ from probes.layers.problem import Untestable, one_thread
 
 # Of the largest eigenvalue of the standardised covariance: below it a direction is the rounding of fp32 activations.
 _NO_VARIANCE = 1e-12
-# Of the largest singular value: indicators of K classes sum to 1, and that direction comes out at 1e-16.
+# Of the largest singular value, or of 1: indicators of K classes sum to 1, and that direction comes out at 1e-16.
 _NO_CONCEPT = 1e-9
 _TILTS = (-32.0, 32.0)  # exponent of the variance that a random subspace is drawn with; the ends are its extremes
 _BISECTIONS = 60
@@ -127,7 +127,8 @@ def fit_leace(features: Float[Tensor, "word d"], labels: Int[Tensor, "word"]) ->
         deviation = spectrum.variance.sqrt()
         whitened = (spectrum.axes / deviation).T @ cross
         directions, strength, _ = torch.linalg.svd(whitened, full_matrices=False)
-        rank = min(len(present) - 1, int((strength > _NO_CONCEPT * strength[0]).sum()))
+        # Correlations are at most 1, so an absolute floor far below any real one keeps rounding from passing as a concept.
+        rank = min(len(present) - 1, int((strength > _NO_CONCEPT * max(1.0, float(strength[0]))).sum()))
         chosen = directions[:, :rank]
         left = spread[:, None] * (spectrum.axes * deviation @ chosen)
         right = ((spectrum.axes / deviation) @ chosen).T * inverse

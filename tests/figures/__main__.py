@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.pairs import circumstances
+from tests.figures import verdicts
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -35,9 +36,13 @@ BENCHES: dict[str, tuple[str, list[str]]] = {
     ),
     "harvest": (str(OTHER), ["tests.benchmarks.harvest"]),
     "generation": (sys.executable, ["tests.benchmarks.generation", "--run", "smol"]),
+    "probes": (sys.executable, ["tests.benchmarks.probes"]),
+    "coverage": (sys.executable, ["tests.benchmarks.coverage"]),
 }
 RUNS = ("demo", "laptop")
+VERDICTS = ("verdict_laptop", "verdict_smollm2")
 BEGIN, END = "<!-- figures: rendered by python -m tests.figures -->", "<!-- /figures -->"
+BEGIN_VERDICTS, END_VERDICTS = "<!-- verdicts: rendered by python -m tests.figures -->", "<!-- /verdicts -->"
 
 
 def bench(name: str, folder: Path) -> dict[str, Any]:
@@ -116,6 +121,15 @@ def render() -> str:
     for row in _rows("generation"):
         title = "generating with SmolLM2-135M / transformers' `generate`, CPU time"
         rows.append(f"| {title} | {_ratio(row)} | {row['pairs']} pairs |")
+    for row in _rows("probes"):
+        title = f"probes of all layers × folds × penalties, {row['estimator']} / scikit-learn `{row['peer']}`, CPU time"
+        rows.append(f"| {title} | {_ratio(row)}, {row['times_faster']:.1f} times faster | {row['pairs']} pairs |")
+    for row in _rows("coverage"):
+        held = ", ".join(f"{name} {share:.1%}" for name, share in row["coverage"].items())
+        worst = max(abs(bias) for bias in row["bias_layers"].values())
+        title = f"planted depths, {row['sentences']} sentences, {row['method']} intervals: nominal 95 % intervals hold"
+        errors = f"; A = B called different in {row['rejected']:.1%}; largest bias {worst:.3f} of 8 layers"
+        rows.append(f"| {title} | {held}{errors} | {row['worlds']:,} worlds |")
     for name in RUNS:
         for row in _rows(name):
             first, last = row["validation_bits_per_byte"][0], row["validation_bits_per_byte"][-1]
@@ -138,21 +152,36 @@ def _ratio(row: dict[str, Any]) -> str:
 
 
 def rendered_readme() -> str:
-    """README with the table in its place."""
+    """README with the table and the verdicts in their places."""
     text = (ROOT / "README.md").read_text(encoding="utf8")
-    return re.sub(
-        f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: f"{BEGIN}\n{render()}\n{END}", text, flags=re.DOTALL
-    )
+    shown = "\n\n".join(verdicts.render(name.removeprefix("verdict_"), row) for name in VERDICTS for row in _rows(name))
+    for begin, content, end in ((BEGIN, render(), END), (BEGIN_VERDICTS, shown, END_VERDICTS)):
+        place = f"{re.escape(begin)}.*?{re.escape(end)}"
+        text = re.sub(place, lambda _, new=f"{begin}\n{content}\n{end}": new, text, flags=re.DOTALL)
+    return text
+
+
+def measure(name: str, folder: Path) -> dict[str, Any]:
+    """One figure; a verdict on `laptop` is given on the run that was trained for its own figure, or on a new one."""
+    if name in BENCHES:
+        return bench(name, folder)
+    if name in RUNS:
+        return trained(name, folder)
+    model = name.removeprefix("verdict_")
+    if model == "laptop" and not (folder / model).exists():
+        trained(model, folder)
+    return verdicts.measure(model, folder)
 
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help=f"of: {', '.join([*BENCHES, *RUNS])}")
+    parser.add_argument("names", nargs="*", help=f"of: {', '.join([*BENCHES, *RUNS, *VERDICTS])}")
     parser.add_argument("--render", action="store_true")
+    parser.add_argument("--runs", type=Path, help="keep the runs here, and use those that are there")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
-        for name in [] if options.render else options.names or [*BENCHES, *RUNS]:
-            found = bench(name, Path(folder)) if name in BENCHES else trained(name, Path(folder))
+        for name in [] if options.render else options.names or [*BENCHES, *RUNS, *VERDICTS]:
+            found = measure(name, options.runs or Path(folder))
             (HERE / f"{name}.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf8")
     (ROOT / "README.md").write_text(rendered_readme(), encoding="utf8")
 

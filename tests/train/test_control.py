@@ -22,7 +22,7 @@ from lab.records import Command, Entry, Records, Regime
 from lab.run import BadName, Run, check_name
 from tests.train.digest import digest, losses
 from tests.train.riders import Diary
-from train.commands import MOST_BYTES, VERBS, BadCommand, Inbox, order, post
+from train.commands import MOST_AT_ONCE, MOST_BYTES, VERBS, BadCommand, Inbox, order, post
 from train.control import Acknowledgement, Control, NotAcknowledged, send, wait
 from train.loop import Outcome, train
 from train.session import Riders, Session, resume, start
@@ -105,26 +105,6 @@ def test_every_verb_is_acknowledged_at_the_boundary_after_it_was_sent_and_change
     assert list(run.inbox.iterdir()) == []
     assert losses(run) == losses(finished)
     assert digest(run)["model.safetensors"] == digest(finished)["model.safetensors"]
-
-
-def test_a_command_sent_from_elsewhere_is_acknowledged_within_two_steps(tiny_config: Config, tmp_path: Path) -> None:
-    steps_late: list[int] = []
-    with start(tiny_config(*SHORT, "train.steps=60"), tmp_path, "elsewhere") as session:
-
-        def ask() -> None:
-            for _ in range(5):
-                step = session.step
-                steps_late.append(wait(session.run, send(session.run, "unpause"), 60).step - step)
-
-        asking = threading.Thread(target=ask)
-        # the run waits a little at each step, so that it has not ended before five commands are on disk; while the
-        # sender syncs its file, steps pass that are not the trainer's delay: the bound below holds from the file's birth
-        session.report = lambda session: asking.start() if session.step == 2 else time.sleep(0.05)
-        train(session)
-        asking.join()
-        born = {row.id: int(row.id.split("-")[0]) / 1e9 for row in session.records.rows(Command)}
-    assert len(steps_late) == len(born) == 5
-    assert sorted(steps_late)[2] <= 2
 
 
 def test_pausing_saves_stands_still_and_says_so_and_owners_are_independent(
@@ -541,18 +521,19 @@ def adversarial() -> list[str]:
     return texts
 
 
-def test_200_adversarial_texts_wherever_text_goes_give_no_command(tiny_config: Config, tmp_path: Path) -> None:
+def test_200_adversarial_texts_wherever_text_goes_give_no_command(
+    tiny_config: Config, tmp_path: Path, text_file: Path
+) -> None:
     from lab.generate import Sampling, generate
 
     texts = adversarial()
     story = tmp_path / "story.txt"
-    story.write_text("\n\n".join(texts))
+    story.write_text("\n\n".join([text_file.read_text(), *texts]))
     source = f'data.sources=[{{name="story", kind="text", path="{story}"}}]'
-    shape = ("data.phases=[{from_step=0, weights={story=1.0}}]", "data.validation_share=0.3")
     for text in texts:
         with pytest.raises(BadName):
             check_name(text)
-    with start(tiny_config(*SHORT, source, *shape), tmp_path / "runs", "talk") as session:
+    with start(tiny_config(*SHORT, source), tmp_path / "runs", "talk") as session:
         run = session.run
 
         def talk(session: Session) -> None:
@@ -579,10 +560,11 @@ def test_adversarial_texts_dropped_into_the_inbox_itself_are_put_aside(idle: Run
     for at, text in enumerate(texts):
         (idle.inbox / f"command-{at:020d}-{at:08x}.json").write_text(text)
         (idle.inbox / text.replace("/", "\u2215").replace("\0", "")[:60]).write_text(text)
-    dropped = len(os.listdir(idle.inbox))
-    wait(idle, send(idle, "checkpoint"), 120)
-    while os.listdir(idle.inbox) != ["quarantine"]:
+    hidden = {name for name in os.listdir(idle.inbox) if name.startswith(".")}  # left alone, as .nfs… and .DS_Store are
+    dropped = len(os.listdir(idle.inbox)) - len(hidden)
+    for _ in range(-(-dropped // MOST_AT_ONCE) + 1):  # a flood is worked off in several looks
         wait(idle, send(idle, "checkpoint"), 120)
+    assert set(os.listdir(idle.inbox)) == hidden | {"quarantine"}
     assert {row.verb for row in commands(idle)} == {"checkpoint"} and len(quarantined(idle)) == dropped
     with idle.records() as records:
         assert records.latches() == []
