@@ -49,6 +49,9 @@ def probe(
         list[str] | None, typer.Option(help="A task, class.next say; repeat for more (default: all).")
     ] = None,
     jobs: Annotated[int, typer.Option(help="With --all: so many checkpoints at a time.", min=1)] = 1,
+    thorough: Annotated[
+        bool, typer.Option("--thorough", help="Logistic regression, control task and code length beside it.")
+    ] = False,
     html: HtmlOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -57,6 +60,8 @@ def probe(
         raise BadRequest("--all probes every checkpoint and --step names one. Leave one of them out.")
     if jobs > 1 and not every:
         raise BadRequest(f"--jobs {jobs} shares out checkpoints, and there is one. Add --all, or leave --jobs out.")
+    if thorough and every:
+        raise BadRequest("--thorough looks closely at one checkpoint. Leave --all out, or --thorough.")
     _check_writable(html)
     found = _find(run)
     if every:
@@ -67,7 +72,7 @@ def probe(
     else:
         from train.probing import probe_run
 
-        probed = [probe_run(found, step, task or None)]
+        probed = [probe_run(found, step, task or None, thorough)]
     if html is not None:
         from app.verdict_html import probe_report
 

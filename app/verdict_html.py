@@ -26,7 +26,7 @@ from app.verdict_text import (
 )
 
 if TYPE_CHECKING:
-    from train.probing import Profiles
+    from train.profiles import Profiles
 
 
 class Look(NamedTuple):

@@ -160,6 +160,8 @@ def card_facts(verdict: Json) -> Facts:
         facts.append(("Decided by", f"the reading {visible(verdict['primary'])}"))
     facts.append(("Causal", visible(verdict["causal"])))
     facts += [("Because", visible(reason)) for reason in verdict["reasons"]]
+    if verdict.get("q_run") is not None:
+        facts.append(("Whole journal", f"q {number(verdict['q_run'])} among all claims (Benjamini–Hochberg)"))
     if verdict.get("n_needed") is not None:
         facts.append(("Would need", f"about {number(verdict['n_needed'])} {_units(verdict)}"))
     facts += _counts(verdict)

@@ -27,27 +27,25 @@ from lab.run import Run
 from lab.tokenizer import Tokenizer
 from probes.layers import labels
 from probes.layers.collect import check_layers, collect
-from probes.layers.fit import PENALTIES, assign_folds
+from probes.layers.cross_check import CrossCheck, cross_check
+from probes.layers.fit import PENALTIES, Untestable, assign_folds
 from probes.layers.groups import ENOUGH_DOCUMENTS
 from probes.layers.intervals import REPLICATES, bootstrap_weights
 from probes.layers.profile import (
+    TASKS,
     Profile,
     Readings,
     check_tasks,
     lexical_tasks,
-    profile_table,
     read_layers,
     with_raw,
 )
 from train.attachments import Moment
 from train.generators import derived_generator
+from train.profiles import LAYERS, Profiles
 
 DECODE = "decode"
-LAYERS = "layer 0 = embedding sum, layer l = after block l, before the final norm"
-
 TWIN = "initial weights of another seed"
-TWIN_IS = "twin: the same for a model that was never trained"
-INTERVALS = "nominal 95 % intervals (about 92 % measured: probes are not refitted in the bootstrap)"
 
 
 class NoReadings(LabError):
@@ -181,6 +179,18 @@ class Bench:
         activations = collect(model, self.probe_set, sorted({0, *self.layers}))
         return read_layers(activations, self.probe_set, tasks, self._folds, self._weights)
 
+    def cross_check(self, model: Any, tasks: Sequence[str]) -> tuple[dict[str, CrossCheck], dict[str, str]]:
+        """The labels of these tasks by other instruments; and of those that cannot be read, why not."""
+        activations = collect(model, self.probe_set, sorted({0, *self.layers}))
+        found: dict[str, CrossCheck] = {}
+        untestable: dict[str, str] = {}
+        for label in dict.fromkeys(TASKS[task].label for task in tasks):
+            try:
+                found[label] = cross_check(activations, self.probe_set, label, self._folds, self.config.seed)
+            except Untestable as error:
+                untestable[label] = str(error)
+        return found, untestable
+
     def beside_twin(self, whole: Readings) -> Readings:
         """The configured layers of what `whole` found, each beside the twin's."""
         found = self._chosen(whole)
@@ -215,44 +225,13 @@ class Bench:
         return replace(found, profiles={task: _without_layer_0(p) for task, p in found.profiles.items()})
 
 
-@dataclass(frozen=True)
-class Profiles:
-    """Readings of one checkpoint, for a terminal or for a program."""
-
-    run: str
-    step: int
-    profiles: Mapping[str, Profile]
-    untestable: Mapping[str, str]
-    lexical: tuple[str, ...] = ()  # tasks whose raw profile is lexical; told from layer 0, shown or not
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "run": self.run,
-            "step": self.step,
-            "unit": f"usable bits per word, out of fold; low and high: {INTERVALS}",
-            "layers": LAYERS,
-            "profiles": {task: asdict(profile) for task, profile in self.profiles.items()},
-            "lexical": list(self.lexical),
-            "untestable": dict(self.untestable),
-        }
-
-    def to_text(self) -> str:
-        """A table over layers: value, [low, high], and the random-initialisation twin's value."""
-        lines = [f"usable bits per word at step {self.step} ({LAYERS}); [low, high]: {INTERVALS}; {TWIN_IS}"]
-        rows = [["layer", *self.profiles], ["words", *(str(p.n) for p in self.profiles.values())]]
-        for row in profile_table(self.profiles) if self.profiles else []:
-            rows.append([str(row["layer"]), *(_cell(row[task]) for task in self.profiles)])
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        if self.profiles:
-            lines += ["  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
-        lexical = "lexical: layer 0 already has it, so its raw profile says nothing about depth; read it given layer 0"
-        lines += [f"{task}: {lexical}" for task in self.lexical]
-        lines += [f"{task}: untestable: {reason}" for task, reason in self.untestable.items()]
-        return "\n".join(lines)
-
-
-def probe_run(run: Run, step: int | None = None, tasks: Sequence[str] | None = None) -> Profiles:
+def probe_run(
+    run: Run, step: int | None = None, tasks: Sequence[str] | None = None, thorough: bool = False
+) -> Profiles:
     """Probe a stored checkpoint, through the same code as a live visit; writes nothing to the run's records.
+
+    Args:
+        thorough: read the labels by logistic regression, control task and online code length too.
 
     The run's own probe set and twin are used, and made (and kept, where the folder can be written) if they are not there.
 
@@ -263,9 +242,12 @@ def probe_run(run: Run, step: int | None = None, tasks: Sequence[str] | None = N
     info = run.checkpoint_info(step)  # once: a run in training may have a newer one a moment later
     writable = os.access(run.path, os.W_OK)  # a copy may lie on a read-only disk
     bench = Bench.open(run, run.config.probing, run.tokenizer(), lambda: _validation_texts(run), writable)
-    whole = bench.whole(run.model(info.step), wanted)
+    model = run.model(info.step)
+    whole = bench.whole(model, wanted)
     found = bench.beside_twin(whole)
-    return Profiles(run.name, info.step, found.profiles, found.untestable, lexical_tasks(whole.profiles))
+    checks, refused = bench.cross_check(model, wanted) if thorough else ({}, {})
+    reasons = {**found.untestable, **refused}
+    return Profiles(run.name, info.step, found.profiles, reasons, checks, lexical_tasks(whole.profiles))
 
 
 def stored_profiles(run: Run, tasks: Sequence[str] | None = None, step: int | None = None) -> Profiles:
@@ -292,7 +274,7 @@ def stored_profiles(run: Run, tasks: Sequence[str] | None = None, step: int | No
         raise NoReadings(f"{run.name}: no probe readings yet. Make some with: lab probe {run.name}") from None
     profiles = {task: profile_of(task, found) for task, found in rows.items() if found}
     reasons = {e.data["task"]: e.text for e in events if e.data["task"] not in profiles}
-    return Profiles(run.name, at, profiles, reasons, lexical_tasks(profiles))
+    return Profiles(run.name, at, profiles, reasons, lexical=lexical_tasks(profiles))
 
 
 def profile_of(task: str, rows: Sequence[Reading]) -> Profile:
@@ -349,13 +331,6 @@ def _without_layer_0(profile: Profile) -> Profile:
     return replace(
         profile, layers=profile.layers[1:], value=profile.value[1:], low=profile.low[1:], high=profile.high[1:]
     )
-
-
-def _cell(found: Mapping[str, Any] | None) -> str:
-    if found is None:
-        return "-"
-    twin = "" if found["baseline"] is None else f" twin {found['baseline']:+.3f}"
-    return f"{found['value']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}]{twin}"
 
 
 def _validation_texts(run: Run) -> list[str]:

@@ -11,7 +11,8 @@ from pathlib import Path
 from lab.checkpoint import list_checkpoints
 from lab.errors import LabError
 from lab.run import Run
-from train.probing import Profiles, probe_run
+from train.probing import probe_run
+from train.profiles import Profiles
 
 
 def probe_all(

@@ -24,7 +24,16 @@ from probes.claims import outcomes, verdict
 from probes.claims.echo import Sources, find_echo
 from probes.claims.grammar import PARSED, Claim, parse
 from probes.claims.preference import preference, sentence_scorer
-from probes.claims.verdict import ReadingVerdict, Verdict, combine, holm_within_entry, judge, judge_series, p_value
+from probes.claims.verdict import (
+    ReadingVerdict,
+    Verdict,
+    combine,
+    false_discovery_over_run,
+    holm_within_entry,
+    judge,
+    judge_series,
+    p_value,
+)
 from probes.layers.evidence import Evidence
 from probes.layers.labels import ALL_LABELS
 from probes.layers.problem import Untestable
@@ -68,7 +77,8 @@ def verify(
         reference: the checkpoint that preferences are compared with; the run's reference checkpoint by default.
 
     Returns:
-        Verdict dicts in the order of the claims, as in `evidence/verdict-<claim>.json`. They are recorded when the run is
+        Verdict dicts, with `p` of the reading that decides and, over a whole journal, its `q_run` after Benjamini and
+        Hochberg, in the order of the claims, as in `evidence/verdict-<claim>.json`. They are recorded when the run is
         not in use; while it trains, only the files are written.
 
     Raises:
@@ -104,6 +114,10 @@ def verify(
         results += _judge_entry(
             one, found, maker, wanted, sources, run, at, reference, report, len(results), len(testable)
         )
+    whole_journal = text is None and entry is None
+    q_values = false_discovery_over_run({str(at): one["p"] for at, one in enumerate(results)}) if whole_journal else {}
+    for number, one in enumerate(results):
+        one["q_run"] = q_values.get(str(number))
     _record(run, results)
     return results
 

@@ -55,7 +55,7 @@ def guards(evidence: Evidence, claim: Claim) -> tuple[str, ...]:
     for side in sides:
         if side.label.endswith(".raw"):
             reasons.append(f"{side.subject}: lexical, the word itself tells its label, so layer 0 already has it")
-        if evidence.reading == "decode":
+        if evidence.reading == "decode" and not evidence.untestable:
             if side.gain is not None and not side.gain.lo > names.LEAST_GAIN:
                 reasons.append(f"{side.subject}: the gain may be as small as {side.gain.lo:.3f} bit, .02 is the least")
             if side.selectivity is not None and not side.selectivity.lo > 0:

@@ -150,12 +150,13 @@ def decode(
         except NoInterval as error:
             reasons.append(str(error))
     if delta is not None:
-        for name, made in (
-            ("without twin", lambda: _apart(read, layers, lambda one: one.alone)),
-            ("half n", lambda: _at_half(bench, sides, labels, given, method)),
-        ):
+        routes: dict[str, Callable[[], tuple[float, Tensor]]] = {
+            "without twin": lambda: _apart(read, layers, lambda one: one.alone),
+            "half n": lambda: _at_half(bench, sides, labels, given, method),
+        }
+        for name, route in routes.items():
             try:
-                variants.append(_variant(name, *made(), method))
+                variants.append(_variant(name, *route(), method))
             except (NoInterval, Untestable) as error:
                 notes.append(f"{name}: {error}")
     if not reasons and b is None and region is not None:

@@ -23,7 +23,7 @@ from probes.claims.grammar import Claim, parse
 from probes.layers.profile import Profile
 from tests.app.commands import Done, lab
 from tests.app.planted_verdicts import HOSTILE, SEED, make_journal, stored, verdict_of
-from train.probing import Profiles
+from train.profiles import Profiles
 
 
 @pytest.fixture(scope="module")

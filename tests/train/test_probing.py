@@ -17,7 +17,8 @@ from probes.layers.labels import BadProbeSet
 from probes.layers.lexical import LEXICAL_SHARE
 from probes.layers.profile import Profile, UnknownTask, is_lexical, profile_table, with_raw
 from train.loop import train
-from train.probing import NoReadings, Probing, Profiles, probe_run, stored_profiles
+from train.probing import NoReadings, Probing, probe_run, stored_profiles
+from train.profiles import Profiles
 from train.session import Session, start
 
 Config = Callable[..., RunConfig]
@@ -234,3 +235,12 @@ def test_a_table_has_a_row_for_each_layer(run: Run) -> None:
     rows = profile_table(stored_profiles(run, ["class.next", "class.current"]).profiles)
     assert [row["layer"] for row in rows] == [0, 1, 2]
     assert set(rows[0]["class.next"]) == {"value", "low", "high", "baseline", "n"}
+
+
+def test_a_thorough_look_agrees_with_the_quick_one_and_adds_control_and_code_length(run: Run) -> None:
+    found = probe_run(run, 4, ["class.current", "class.next"], thorough=True)
+    check = found.cross_checks["class.next"]
+    assert check.layers == (0, 1, 2) and check.bits == pytest.approx(found.profiles["class.next"].value, abs=1e-6)
+    assert all(abs(a - b) < 0.1 for a, b in zip(check.bits, check.logistic, strict=True))
+    assert all(length > 0 for length in check.code_length) and sum(check.types.values()) > 2
+    assert "selectivity" in found.to_text() and "class.next" in found.to_dict()["cross_checks"]
