@@ -1,41 +1,19 @@
-"""From a sentence's tokens to clauses: phrases found, statements that claim nothing set aside, clauses cut and joined.
+"""From a row of chunks to clauses: statements that claim nothing set aside, clauses cut and joined.
 
-First the sentence becomes a row of chunks, each the longest phrase of a table. It is cut into groups at "but", ";" and
-their like; a group that asks, reports, supposes, wishes, orders or predicts is set aside as a whole. What is left is cut
-into clauses, and clauses that lack half of a statement ("By layer 3, | function words are settled") are joined.
+The row of `chunks` is cut into groups at "but", ";" and their like; a group that asks, reports, supposes, wishes, orders or
+predicts is set aside as a whole. What is left is cut into clauses, and clauses that lack half of a statement ("By layer 3, |
+function words are settled") are joined.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from probes.claims import lexicon, places
-from probes.claims.lexicon import WORDS, Word
-from probes.claims.phrases import Match, Phrasebook
-from probes.claims.places import Make, Region, Window
-from probes.claims.sentences import Token
-from probes.claims.vocabulary import TERMS, Subject
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """A phrase of a sentence.
-
-    Attributes:
-        kind: subject, region, window, misread ("layers 5-2"), boundary, cut, filler, unknown, or a kind of `lexicon.Word`.
-        start, end: token indices in the sentence.
-    """
-
-    kind: str
-    text: str
-    start: int
-    end: int
-    value: Subject | Region | Window | Word | None = None
-
-    @property
-    def word(self) -> Word:
-        return self.value if isinstance(self.value, Word) else Word("")
+from probes.claims import lexicon
+from probes.claims.chunks import Chunk
+from probes.claims.lexicon import WORDS
 
 
 @dataclass
@@ -51,9 +29,8 @@ class Clause:
     @property
     def speaks_of_something(self) -> bool:
         return bool(
-            self.of(
-                "subject", "region", "window", "remove", "steady", "move", "rely", "hurt", "harmless", "order", "learn"
-            )
+            self.of("subject", "region", "window", "misread", "remove", "steady", "move", "rely", "hurt", "harmless")
+            or self.of("order", "learn", "once")
         )
 
     @property
@@ -62,7 +39,7 @@ class Clause:
         if self.of("remove"):
             return bool(self.of("hurt", "harmless"))
         if self.of("compare", "than"):
-            return len(self.of("subject")) + bool(self.of("unknown")) >= 2
+            return len(self.of("subject")) + len(runs(self, self.of("unknown"))) >= 2 or bool(self.of("misread"))
         if self.of("learn") and self.of("subject", "unknown") and {"has", "have", "had", "already", "now"} & self.words:
             return True
         return bool(self.of("region", "window", "misread", "steady", "move", "rely", "order"))
@@ -76,6 +53,18 @@ class Clause:
         return self.has_predicate and bool(self.of("subject", "pronoun", "unknown"))
 
 
+def runs(clause: Clause, unknown: Sequence[Chunk]) -> list[list[Chunk]]:
+    """Unknown words that stand together ("sense of humour"), as they would name one subject."""
+    found: list[list[Chunk]] = []
+    for chunk in unknown:
+        between = [c.text for c in clause.chunks if found and found[-1][-1].end <= c.start < chunk.start]
+        if found and len(between) <= 2 and all(text in ("of", "the", "a", "in", "for") for text in between):
+            found[-1].append(chunk)
+        else:
+            found.append([chunk])
+    return found
+
+
 @dataclass
 class Group:
     """Clauses up to the next "but" or ";"."""
@@ -83,81 +72,6 @@ class Group:
     chunks: list[Chunk] = field(default_factory=list)
     opener: str = ""
     aside: str = ""
-
-
-_BOOK: Phrasebook[Subject | Word | Make] = Phrasebook(places.CLASSES)
-for _template, _subject in TERMS:
-    _BOOK.add(_template, _subject)
-for _template, _make in [*places.WINDOWS, *places.REGIONS]:
-    _BOOK.add(_template, _make)
-for _template, _word in lexicon.entries():
-    _BOOK.add(_template, _word)
-
-
-def chunks(tokens: Sequence[Token]) -> list[Chunk]:
-    """The sentence as a row of longest phrases; "after" and its like with nothing behind them are turns ("then").
-
-    "When" restricts a claim and stays an unknown word, except before a removal, where it names the intervention.
-    """
-    row = list(_longest_phrases(tokens))
-    if any(chunk.kind == "remove" for chunk in row):
-        row = [replace(chunk, kind="filler") if chunk.text in ("when", "whenever", "once") else chunk for chunk in row]
-    for at, chunk in enumerate(row):  # a layer that "knows" or "shows" something believes nothing and says nothing
-        if chunk.kind in ("think", "speak") and _after_region(row, at):
-            row[at] = replace(chunk, kind="locate")
-    named = False
-    for at in range(len(row) - 1, -1, -1):
-        if row[at].kind in ("boundary", "than"):
-            named = row[at].kind == "than"
-        named = named or row[at].kind in ("subject", "unknown", "pronoun")
-        if row[at].kind == "compare" and not named and row[at].word.value:
-            row[at] = replace(row[at], kind="order")
-    return row
-
-
-def _after_region(row: Sequence[Chunk], at: int) -> bool:
-    before = [chunk for chunk in row[max(0, at - 3) : at] if chunk.kind != "filler" or chunk.text in ("i", "we", "you")]
-    return bool(before) and before[-1].kind == "region"
-
-
-def _longest_phrases(tokens: Sequence[Token]) -> Iterator[Chunk]:
-    at = 0
-    while at < len(tokens):
-        found = _BOOK.longest(tokens, at)
-        chunk = (found and _phrase(found, tokens, at)) or _single(tokens, at)
-        yield chunk
-        at = chunk.end
-
-
-def _phrase(found: Match[Subject | Word | Make], tokens: Sequence[Token], at: int) -> Chunk | None:
-    text = " ".join(token.text for token in tokens[at : found.end])
-    item = found.item
-    if isinstance(item, Subject):
-        return Chunk("subject", text, at, found.end, item)
-    if isinstance(item, Word):
-        return Chunk(item.kind, text, at, found.end, item)
-    place = item(found.numbers)
-    half = isinstance(place, Region) and any(number % 1 for number in found.numbers)
-    if place is None or half or place.first == -1:  # "layer 2.5", "the last 0 layers"
-        return Chunk("misread", text, at, found.end)
-    return Chunk("region" if isinstance(place, Region) else "window", text, at, found.end, place)
-
-
-def _single(tokens: Sequence[Token], at: int) -> Chunk:
-    text = tokens[at].text
-    if text in WORDS["boundary"] or text in WORDS["strong_boundary"]:
-        kind = "boundary"
-    elif text in WORDS["cut"]:
-        kind = "cut"
-    elif (
-        text in WORDS["filler"]
-        or tokens[at].kind == "mark"
-        or (text.endswith("ly") and text not in WORDS["not_adverb"])
-    ):
-        kind = "filler"
-    else:
-        kind = "unknown"
-    return Chunk(kind, text, at, at + 1)
 
 
 def groups(row: Sequence[Chunk], asks: bool) -> list[Group]:
@@ -237,6 +151,11 @@ def cut(group: Group) -> list[Clause]:
                 found[-1].chunks.append(replace(chunk, kind="filler"))
             else:
                 found.append(Clause(opener=chunk.text))
+        elif chunk.kind == "cut" and _restricts(group.chunks, at):
+            end = _next_boundary(group.chunks, at)
+            text = " ".join(other.text for other in group.chunks[at:end])
+            found[-1].chunks.append(Chunk("misread", text, chunk.start, group.chunks[end - 1].end))
+            dropping = True
         elif chunk.kind == "cut" and chunk.text != "which":
             dropping = True
         elif chunk.kind == "cut":
@@ -244,6 +163,36 @@ def cut(group: Group) -> list[Clause]:
         elif not dropping:
             found[-1].chunks.append(chunk)
     return found
+
+
+def _next_boundary(row: Sequence[Chunk], at: int) -> int:
+    return next((n for n in range(at, len(row)) if row[n].kind == "boundary"), len(row))
+
+
+def _restricts(row: Sequence[Chunk], at: int) -> bool:
+    """Whether "since", "as" or "except" says when or where a claim holds, and no mere reason that may be left out."""
+    end = _next_boundary(row, at)
+    held, rest = Clause([*row[:at], *row[end:]]), Clause(list(row[at + 1 : end]))
+    after_pause = at > 0 and row[at - 1].kind == "boundary"
+    lasts = bool(held.of("move", "steady", "learn"))
+    if row[at].text == "as" and rest.words & {"as"}:
+        return True  # "as stable as number"
+    if row[at].text == "as":
+        return lasts and not after_pause and not rest.of("instrument")
+    if row[at].text == "since":
+        verb = rest.of("locate", "rely", "learn", "steady", "move", "hurt", "harmless")
+        tells = bool(verb or rest.words & WORDS["auxiliary"])
+        return not tells or (not after_pause and (lasts or bool(held.words & {"has", "have", "had", "been"})))
+    return row[at].text == "except"
+
+
+def reasons(group: Group) -> Iterator[tuple[int, int]]:
+    """Spans (of tokens) of what `cut` leaves out though it says something of a subject: "because meaning needs them"."""
+    for at, chunk in enumerate(group.chunks):
+        end = _next_boundary(group.chunks, at)
+        rest = Clause(list(group.chunks[at + 1 : end]))
+        if chunk.kind == "cut" and rest.of("subject") and rest.has_predicate and not _restricts(group.chunks, at):
+            yield chunk.start, group.chunks[end - 1].end
 
 
 def _joins_subjects(row: Sequence[Chunk], at: int) -> bool:
@@ -257,7 +206,7 @@ def _joins_subjects(row: Sequence[Chunk], at: int) -> bool:
 def join(clauses: Sequence[Clause]) -> list[Clause]:
     """Clauses that each say something of something; halves of one statement joined, bare remarks left out."""
     found: list[Clause] = []
-    for clause in clauses:
+    for clause in map(_unread_adverbial, clauses):
         if not clause.speaks_of_something and not (
             clause.of("compare", "than", "pronoun", "locate") and clause.of("unknown", "pronoun")
         ):
@@ -279,6 +228,20 @@ def join(clauses: Sequence[Clause]) -> list[Clause]:
                 )  # "function words are easy | and get done early": the first half is a remark
             last.chunks.extend(clause.chunks)
     return found
+
+
+def _unread_adverbial(clause: Clause) -> Clause:
+    """ "After the restart, | tense drifted": what no table knows about when or where is unread, and not left out."""
+    told = [chunk.kind for chunk in clause.chunks if chunk.kind != "filler"]
+    lead = [chunk.text for chunk in itertools.takewhile(lambda chunk: chunk.kind == "filler", clause.chunks)]
+    plain = WORDS["adverbial"].isdisjoint([*lead, *(chunk.text for chunk in clause.chunks[len(lead) : len(lead) + 1])])
+    if not told or plain or not clause.of("unknown"):
+        return clause
+    if set(told) - {"unknown", "compare", "order", "locate", "not"} or clause.words & WORDS["auxiliary"]:
+        return clause
+    first, last = clause.chunks[0], clause.chunks[-1]
+    text = " ".join(chunk.text for chunk in clause.chunks)
+    return Clause([Chunk("misread", text, first.start, last.end)], clause.opener)
 
 
 def _has_its_kind(last: Clause, place: Clause) -> bool:

@@ -21,7 +21,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from probes.claims.clauses import Clause, Group, chunks, cut, groups, join
+from probes.claims.chunks import chunks
+from probes.claims.clauses import Clause, Group, cut, groups, join, reasons
 from probes.claims.contrasts import contrast
 from probes.claims.sentences import LONGEST_SENTENCE, Sentence, sentences
 from probes.claims.statements import Statement, Unread, statements
@@ -112,7 +113,11 @@ def _read(text: str, entry: str, labels: Collection[str]) -> Iterator[Claim | As
 
 def _read_sentence(text: str, entry: str, sentence: Sentence, labels: Collection[str]) -> Iterator[Claim | Aside]:
     row = list(chunks(sentence.tokens))
-    if not any(chunk.kind in ("subject", "region", "window", "rely", "remove", "move", "steady") for chunk in row):
+    kinds = {chunk.kind for chunk in row}
+    if not kinds & {"subject", "region", "window", "rely", "remove", "move", "steady"} and not kinds >= {
+        "compare",
+        "than",
+    }:
         return
     scope = "recipe" if any(chunk.kind == "scope" for chunk in row) else "artefact"
     hedges = tuple(
@@ -129,6 +134,9 @@ def _read_sentence(text: str, entry: str, sentence: Sentence, labels: Collection
                 yield Aside(text[start:end], start, end, why)
         else:
             stated += _statements(group, before)
+            for first, last in reasons(group):
+                start, end = _span(sentence, first, last)
+                yield Aside(text[start:end], start, end, "reason")
         before = subjects[-1:] or before
     for found in contrast(stated):
         start, end = _span(sentence, found.start, found.end)
@@ -140,14 +148,18 @@ def _span(sentence: Sentence, first: int, end: int) -> tuple[int, int]:
 
 
 def _statements(group: Group, before: tuple[Subject, ...]) -> list[Statement | Unread]:
-    denied = sum(chunk.kind == "not_all" for chunk in group.chunks) % 2 == 1
+    denials = [chunk.start for chunk in group.chunks if chunk.kind == "not_all"]
     found: list[Statement | Unread] = []
     for clause in join(cut(group)):
         found += statements(clause, before)
         before = _last_subject(clause) or before
-    if not denied:
+    if len(denials) % 2 == 0:
         return found
-    return [item.denied() if isinstance(item, Statement) else item for item in contrast(found)]
+    says_more = any(chunk.start > denials[0] and chunk.kind != "filler" for chunk in group.chunks)
+    first = denials[0] if says_more else 0  # "…, and adverbs I do not see" denies what comes after, "…, I doubt" all
+    kept = [item for item in found if item.end <= first]
+    denied = contrast([item for item in found if item.end > first])
+    return kept + [item.denied() if isinstance(item, Statement) else item for item in denied]
 
 
 def _last_subject(clause: Clause) -> tuple[Subject, ...]:

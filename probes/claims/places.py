@@ -1,4 +1,4 @@
-"""Where and when: regions of layers, windows of training, and the phrases that name them.
+"""Where: regions of layers and the phrases that name them; the windows of training that `times` names.
 
 Layers are 0..L (0 = embedding sum, l = after block l). "The first layer" is layer 1, "the last" is L. Words without a
 number are thirds of the relative depth ("lower", "middle", "upper"), as `methods/probing.md` B.7 tests bands; a
@@ -11,8 +11,6 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
-
-AROUND_STEP = 0.2  # "around step 1000" is 800 to 1200; "around layer 4" is 3 to 5
 
 
 def _plain(number: float | None) -> float | None:
@@ -130,24 +128,21 @@ def _row(numbers: Numbers) -> Region | None:
     return _span(numbers[0], numbers[-1]) if steady else None
 
 
-def _near_step(n: float) -> Window:
-    return Window("step", round(n * (1 - AROUND_STEP)), round(n * (1 + AROUND_STEP)))
-
-
-def _always(found: Region | Window) -> Make:
+def _always(found: Region) -> Make:
     return lambda _: found
 
 
-LAYER = "(@layer|@layers)"
+LAYER = "(@layer|@layers) [number|numbers]"
 TO = "(-|to|through|until|till|up to|—) [@det] [@layer|@layers]"
 REGIONS: list[tuple[str, Make]] = [
     (f"{LAYER} #", lambda n: Region("layer", n[0], n[0])),
     ("[@det] [very] #th @layer", lambda n: Region("layer", n[0], n[0])),
-    (f"[from|in|at] {LAYER} # {TO} #", lambda n: _span(n[0], n[1])),
+    (f"[from|in|at] [@near] {LAYER} # {TO} [@near] #", lambda n: _span(n[0], n[1])),
     (f"[from] [@det] #th {TO} #th [@layer|@layers]", lambda n: _span(n[0], n[1])),
-    (f"between [the] {LAYER} # and [@layer] #", lambda n: _span(n[0], n[1])),
-    (f"between [the] #th and [the] #th {LAYER}", lambda n: _span(n[0], n[1])),
-    (f"{LAYER} # (and|&) [@layer] #", _both),
+    (f"[in] between [@near] [the] {LAYER} # and [@layer] #", lambda n: _span(n[0], n[1])),
+    (f"[in] between [the] #th and [the] #th {LAYER}", lambda n: _span(n[0], n[1])),
+    (f"[@near] {LAYER} # (and|&) [@layer] #", _both),
+    (f"@near {LAYER} # or [@layer] #", _both),
     (f"[the] #th and [the] #th {LAYER}", _both),
     (f"{LAYER} # , # [,] (and|or|,) #", _row),
     (f"{LAYER} # , # , # [,] (and|or|,) #", _row),
@@ -224,6 +219,10 @@ REGIONS: list[tuple[str, Make]] = [
     ("(across|throughout|in|at|over) @whole [of] [the|my] (@layers|@layer|depths)", _always(Region("depth", 0.0, 1.0))),
     ("@whole [of] [the|my] (@layers|@layer|depths|depth)", _always(Region("depth", 0.0, 1.0))),
     (
+        "(in between|inbetween|between) (them|the two|these|those|both)|in between|elsewhere|somewhere else|nearby|next door",
+        lambda _: None,  # a place that only the sentence before would tell
+    ),
+    (
         "(nowhere|no layer|none of the layers|no layers) " + "[in] [@det] [@net]",
         _always(Region("depth", 0.0, 1.0, never=True)),
     ),
@@ -236,74 +235,3 @@ for _side, _words in (
         _found = Region("depth", 0.0, _size, -1) if _side == "low" else Region("depth", 1 - _size, 1.0, 1)
         REGIONS.append((f"[the|my] [very] {_words} {_name} {_SIDES} [@net]", _always(_found)))
 REGIONS.append((f"[the|my] (middle|central) (third|half) {_SIDES}", _always(MIDDLE)))
-
-STEP = "(step|steps|checkpoint|iteration|iterations|update|updates)"
-_TRAINING = "[the|my|this] (training|pretraining|run)"
-
-
-def _share(first: float, last: float, rank: int | None, how: str = "at") -> Make:
-    return _always(Window("share", first, last, how, rank))
-
-
-WINDOWS: list[tuple[str, Make]] = [
-    (f"[at] {STEP} #", lambda n: Window("step", n[0], n[0])),
-    (f"(after|past|beyond|later than) [about|around] {STEP} #", lambda n: Window("step", n[0], None, "after")),
-    (f"from {STEP} # [on|onward|onwards]", lambda n: Window("step", n[0], None, "after")),
-    (f"(after|past|beyond) [about|around|some|the first] # {STEP}", lambda n: Window("step", n[0], None, "after")),
-    (
-        f"(by|before|no later than|as early as|earlier than|prior to) [about|around] {STEP} #",
-        lambda n: Window("step", None, n[0], "by"),
-    ),
-    (
-        f"(by|before|within|in|during|in under) [the] [first|about|around] # {STEP}",
-        lambda n: Window("step", None, n[0], "by"),
-    ),
-    (f"since [about|around] {STEP} #", lambda n: Window("step", n[0], None, "since")),
-    (f"(until|till|up to) [about|around] {STEP} #", lambda n: Window("step", None, n[0], "until")),
-    (
-        f"(between|from) {STEP} # (and|to|until) [step] #",
-        lambda n: Window("step", n[0], n[1]) if n[0] <= n[1] else None,
-    ),
-    (
-        f"[in|over|during|across] {STEP} # (-|to|through|until) [step] #",
-        lambda n: Window("step", n[0], n[1]) if n[0] <= n[1] else None,
-    ),
-    (f"(around|near|about|roughly at|at around|at about|circa) {STEP} #", lambda n: _near_step(n[0])),
-    (f"[much|far|very|quite] (early|earlier|early on) (in|during|into) {_TRAINING}", _share(0, 1 / 3, -1)),
-    (f"(during|in) early {_TRAINING}", _share(0, 1 / 3, -1)),
-    (f"[much|far|very|quite|only] (late|later|late on) (in|during|into) {_TRAINING}", _share(2 / 3, 1, 1)),
-    (f"(during|in) late {_TRAINING}", _share(2 / 3, 1, 1)),
-    (
-        "[right] (at|from|since) the [very] (start|beginning|outset) of [the|my|this] (training|run)",
-        _share(0, 0.05, -1),
-    ),
-    ("(right from|from|since|at) the [very] (start|beginning|outset)", _share(0, 0.05, -1)),
-    ("(at|near|by|only at|towards|toward) the [very] end of [the|my] (training|run)", _share(2 / 3, 1, 1)),
-    ("(halfway|midway|half way) (through|into) [the|my] (training|run)", _share(1 / 3, 2 / 3, 0)),
-    ("[in|during] the middle of [the|my] (training|run)", _share(1 / 3, 2 / 3, 0)),
-    ("[in|during|within|over] the first half of [the|my] (training|run)", _share(0, 1 / 2, -1)),
-    ("[in|during|within|over] the (second|last|latter) half of [the|my] (training|run)", _share(1 / 2, 1, 1)),
-    ("[in|during|within|over] the first third of [the|my] (training|run)", _share(0, 1 / 3, -1)),
-    ("[in|during|within|over] the (last|final) third of [the|my] (training|run)", _share(2 / 3, 1, 1)),
-    (
-        "(over|across|in|during|for|throughout) the (last|past|latest|recent) # checkpoints",
-        lambda n: Window("checkpoint", n[0], 0, "since"),
-    ),
-    (
-        "(over|across|in|during|for|throughout) [the] (last|past|latest|recent) [few|several|couple of] checkpoints",
-        _always(Window("checkpoint", None, 0, "since")),
-    ),
-    ("since the (last|previous) checkpoint", _always(Window("checkpoint", 1, 0, "since"))),
-    ("(lately|recently|of late)", _always(Window("checkpoint", None, 0, "since"))),
-    (
-        """(from checkpoint to checkpoint|between checkpoints|across checkpoints|over checkpoints|over the
-        checkpoints|from one checkpoint to the next|across the checkpoints)""",
-        _share(0, 1, None),
-    ),
-    (
-        """(during|over|in|throughout|across|over the course of|in the course of|as part of) [the|my|all] [of]
-        (training|pretraining|run)""",
-        _share(0, 1, None),
-    ),
-    ("(over time|with time|as training (went|goes) on)", _share(0, 1, None)),
-]

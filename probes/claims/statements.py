@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from probes.claims.clauses import Chunk, Clause
+from probes.claims.chunks import Chunk
+from probes.claims.clauses import Clause
 from probes.claims.lexicon import WORDS
 from probes.claims.places import Region, Window
 from probes.claims.subjects import Named, is_of_a_network, subjects_of
+from probes.claims.timing import came_by, emerges, in_training, is_bare_adverb, timely, took, until
 from probes.claims.vocabulary import Subject
 
 
@@ -53,8 +55,9 @@ def statements(clause: Clause, before: tuple[Subject, ...]) -> list[Statement | 
     """
     start, end = clause.chunks[0].start, clause.chunks[-1].end
     if not clause.has_predicate:
-        told = clause.of("remove") and clause.of("subject")
-        return [Unread("does not say what the removal does", start, end)] if told else []
+        told = clause.of("subject") and (clause.of("remove", "learn", "hurt", "harmless") or _is_placed(clause))
+        what = "what the removal does" if clause.of("remove") else "where, when or before what"
+        return [Unread(f"does not say {what}", start, end)] if told else []
     found = subjects_of(clause, before)
     if isinstance(found, str):
         return [Unread(found, start, end)] if found else []
@@ -62,15 +65,24 @@ def statements(clause: Clause, before: tuple[Subject, ...]) -> list[Statement | 
     if unknown:
         return [Unread(f"does not know {' '.join(repr(chunk.text) for chunk in unknown[:3])}", start, end)]
     if misread := clause.of("misread"):
-        return [Unread(f"{misread[0].text!r} is no range of layers or steps", start, end)]
+        return [Unread(f"{misread[0].text!r} is no range of layers or of training", start, end)]
     if not is_of_a_network(clause, subjects):
-        known = bool(clause.of("subject"))
+        known = bool(clause.of("subject", "remove") or (clause.of("compare") and clause.of("than")))
         return [Unread("may be about the world: names no layer, step or concept", start, end)] if known else []
     inherited = not clause.of("subject", "unknown")
     if inherited and not clause.of("region", "window", "rely", "remove", "steady", "move"):
         return []
     if clause.of("move") and not clause.of("window") and (inherited or clause.of("region")) and _trend(clause):
         return [] if inherited else [Unread("does not say whether over the layers or over training", start, end)]
+    if clause.of("rest") and not clause.of("once"):
+        return [Unread(f"does not say since when, before {clause.of('rest')[0].text!r}", start, end)]
+    if clause.of("once") and not clause.of("steady", "move"):
+        return [Unread(f"holds only {clause.of('once')[0].text!r}", start, end)]
+    if clause.of("steady", "move", "learn"):
+        timed = timely(clause)
+        if isinstance(timed, str):
+            return [Unread(timed, start, end)]
+        clause = timed
     for read in (_removal, _reliance, _stability, _comparison, _place):
         if read_as := read(clause, subjects):
             return [replace(item, start=start, end=end) for item in read_as]
@@ -94,6 +106,11 @@ def _positive(clause: Clause) -> bool:
 
 def _where(clause: Clause) -> Region | None:
     return next((chunk.value for chunk in clause.chunks if isinstance(chunk.value, Region)), None)
+
+
+def _is_placed(clause: Clause) -> bool:
+    """ "Tense lies": a verb of place that lacks its place."""
+    return any(WORDS["placing"].intersection(chunk.text.split()) for chunk in clause.of("locate"))
 
 
 def _when(clause: Clause) -> Window | None:
@@ -135,14 +152,15 @@ def _reliance(clause: Clause, subjects: list[Named]) -> list[Statement]:
     before = [s for s, at in subjects if at < verb.start]
     after = [s for s, at in subjects if at > verb.start]
     auxiliary = {c.text for c in clause.chunks if c.kind == "filler" and c.end <= verb.start}
-    passive = verb.word.value != "active" or (
-        verb.word.form == "past" and bool(auxiliary & {"is", "are", "was", "were", "been", "be"})
-    )
+    active = verb.word.value in ("active", "spare")
+    if active and verb.word.form != "past" and not after and not clause.of("region", "pronoun"):
+        return []  # "depends on the layer"
+    passive = not active or (verb.word.form == "past" and bool(auxiliary & {"is", "are", "was", "were", "been", "be"}))
     if not passive and after:
         needed, dependent = after, before
     else:
         needed, dependent = before or after, after if before else []
-    positive = _positive(clause) != (verb.word.value == "not")
+    positive = _positive(clause) != (verb.word.value in ("not", "spare"))
     return [
         Statement(
             "causal",
@@ -198,7 +216,7 @@ def _comparison(clause: Clause, subjects: list[Named]) -> list[Statement]:
         )
     elif not (_enumerates(clause, left) and _enumerates(clause, right)):  # "higher than B in frequency"
         return []
-    trained = _in_training(clause)
+    trained = in_training(clause)
     found = []
     for one in left:
         for other in right:
@@ -224,11 +242,6 @@ def _rank(chunk: Chunk) -> int | None:
     return chunk.value.rank if isinstance(chunk.value, Region | Window) else None
 
 
-def _in_training(clause: Clause) -> bool:
-    learnt = [chunk for chunk in clause.of("learn") if not chunk.text.startswith("emerg") or chunk.word.form == "past"]
-    return bool(clause.of("window") or learnt)
-
-
 def _place(clause: Clause, subjects: list[Named]) -> list[Statement]:
     """A subject with its layers, its time of training or its turn ("first …"), in the order in which they are named."""
     if clause.of("move", "steady", "rely", "remove"):
@@ -236,7 +249,7 @@ def _place(clause: Clause, subjects: list[Named]) -> list[Statement]:
     regions = [(c.value, c.start) for c in clause.chunks if isinstance(c.value, Region)]
     if clause.of("window"):  # "late, around step 5000" is one time
         regions = [
-            pair for pair in regions if (pair[1], True) not in [(c.start, _is_bare_adverb(c)) for c in clause.chunks]
+            pair for pair in regions if (pair[1], True) not in [(c.start, is_bare_adverb(c)) for c in clause.chunks]
         ]
     regions = [pair for pair in regions if not pair[0].never] or regions  # "nowhere in the lower half"
     when, orders = _when(clause), clause.of("order")
@@ -247,7 +260,7 @@ def _place(clause: Clause, subjects: list[Named]) -> list[Statement]:
             return []
         return [
             Statement(
-                "turn", subject, 0, 0, None, positive, reading=reading, rank=rank, in_training=_in_training(clause)
+                "turn", subject, 0, 0, None, positive, reading=reading, rank=rank, in_training=in_training(clause)
             )
             for subject, _ in subjects
         ]
@@ -256,52 +269,20 @@ def _place(clause: Clause, subjects: list[Named]) -> list[Statement]:
     pairs: list[tuple[Subject, Region | None]] = (
         _paired(subjects, regions) if regions else [(s, None) for s, _ in subjects]
     )
-    emerges = bool(when and _emerges(clause)) if regions else True
+    emerging = bool(when and emerges(clause)) if regions else True
     found = []
     for subject, region in pairs:
-        where, window, holds = _until(region, when, positive, _took(clause))
+        where, window, holds = until(region, when, positive, took(clause))
         ranked = region.rank if region else when.rank if when else None
         if ranked is None and orders and not regions:
             ranked = int(orders[0].word.value)
         found.append(
             Statement(
-                "emergence" if emerges else "band", subject, 0, 0, None, holds, reading=reading, where=where,
-                when=_came_by(window) if emerges else window, rank=ranked, in_training=emerges,
+                "emergence" if emerging else "band", subject, 0, 0, None, holds, reading=reading, where=where,
+                when=came_by(window) if emerging else window, rank=ranked, in_training=emerging,
             )
         )  # fmt: skip
     return found
-
-
-def _is_bare_adverb(chunk: Chunk) -> bool:
-    return set(chunk.text.split()) <= {"early", "late", "very", "quite", "on", "later"}
-
-
-def _emerges(clause: Clause) -> bool:
-    return bool(clause.of("learn")) or any(c.text.split()[0] in WORDS["emerging"] for c in clause.of("locate"))
-
-
-def _took(clause: Clause) -> bool:
-    return any(c.text.split()[0] in ("took", "takes", "take", "waited", "waits", "wait") for c in clause.chunks)
-
-
-def _until(
-    where: Region | None, when: Window | None, positive: bool, took: bool
-) -> tuple[Region | None, Window | None, bool]:
-    """ "Not until layer 4" and "it took until step 8000" say when it began: from there on."""
-    if not positive or took:
-        if where is not None and where.until:
-            begins = where if where.unit != "layer" else Region("layer", where.last or 0, None)
-            return replace(begins, until=False), when, True
-        if when is not None and when.how == "until":
-            return where, Window(when.unit, when.last, None, "after"), True
-    return where, when, positive
-
-
-def _came_by(when: Window | None) -> Window | None:
-    """Readable *since* step 1500 = it had come up by then."""
-    if when is not None and when.how == "since" and when.unit == "step":
-        return Window("step", None, when.first, "by")
-    return when
 
 
 def _paired(subjects: list[Named], regions: list[tuple[Region, int]]) -> list[tuple[Subject, Region | None]]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from probes.claims.clauses import Chunk, Clause
+from probes.claims.chunks import Chunk
+from probes.claims.clauses import Clause, runs
 from probes.claims.lexicon import STEMS_OF_A_NETWORK, WORDS
+from probes.claims.places import CLASSES
 from probes.claims.vocabulary import UNNAMED, Subject
 
+WORDS_OF_A_NETWORK = frozenset(CLASSES["net"].split()) - {"me", "myself"}
 Named = tuple[Subject, int]  # a subject and the token where it stands
 
 
@@ -19,10 +22,15 @@ def subjects_of(clause: Clause, before: tuple[Subject, ...]) -> tuple[list[Named
     if named and not (wants_two and len(named) < 2 and unknown):
         return named, unknown
     if unknown:
-        made, rest = _unknown_subject(clause, unknown)
+        first, *others = runs(clause, unknown)
+        made, rest = _unknown_subject(clause, first), [chunk for run in others for chunk in run]
+        if (wants_two or clause.of("remove")) and not named and len(others) == 1:
+            other = _unknown_subject(clause, others[0])
+            if WORDS["not_subject"].isdisjoint(other.name.split()) and "#" not in other.name:
+                named, rest = [(other, others[0][0].start)], []
         if "#" in made.name or WORDS["not_subject"].intersection(made.name.split()):
-            return f"does not know {made.name!r}" if named else ""
-        if not named and (not _has_verb(clause) or _is_complement(clause, unknown[0])):
+            return f"does not know {made.name!r}" if clause.of("subject") else ""
+        if not clause.of("subject") and (not _has_verb(clause) or _is_complement(clause, unknown[0])):
             return ""
         return sorted([*named, (made, unknown[0].start)], key=lambda pair: pair[1]), rest
     if before and not (clause.of("pronoun") and len(before) > 1):
@@ -30,24 +38,18 @@ def subjects_of(clause: Clause, before: tuple[Subject, ...]) -> tuple[list[Named
     return "'it' or 'they' refers to another sentence" if clause.of("pronoun") else ""
 
 
-def _unknown_subject(clause: Clause, unknown: list[Chunk]) -> tuple[Subject, list[Chunk]]:
-    """The first run of unknown words ("sense of humour") as a subject without a task; the words after it."""
-    run = [unknown[0]]
-    for chunk in unknown[1:]:
-        between = [c.text for c in clause.chunks if run[-1].end <= c.start < chunk.start]
-        if not all(text in ("of", "the", "a", "in", "for") for text in between) or len(between) > 2:
-            break
-        run += [chunk]
+def _unknown_subject(clause: Clause, run: list[Chunk]) -> Subject:
+    """A run of unknown words ("sense of humour") as a subject without a task."""
     inside = [c.text for c in clause.chunks if run[0].start <= c.start < run[-1].end]
     name = " ".join(inside)
     lead = [c for c in clause.chunks if c.end == run[0].start and c.text in ("sense", "kind")]
     name = " ".join([*(c.text for c in lead), name])
-    return Subject(name, name, UNNAMED), [chunk for chunk in unknown if chunk not in run]
+    return Subject(name, name, UNNAMED)
 
 
 def _is_complement(clause: Clause, unknown: Chunk) -> bool:
     """ "Was saved" says what happened, it does not name a subject; "there is irony" does."""
-    before = [chunk.text for chunk in clause.chunks if chunk.end == unknown.start]
+    before = [c.text for c in clause.chunks if c.end <= unknown.start and c.text not in WORDS["article"]][-1:]
     return bool(before) and before[0] in ("is", "are", "was", "were", "been") and "there" not in clause.words
 
 
@@ -62,5 +64,7 @@ def is_of_a_network(clause: Clause, subjects: list[Named]) -> bool:
     if len(everyday) < len(subjects):
         return True
     if all(subject.value == UNNAMED for subject, _ in subjects) and clause.words & {"top", "bottom", "upper", "lower"}:
+        return True
+    if any(not WORDS_OF_A_NETWORK.isdisjoint(chunk.text.split()) for chunk in clause.of("region")):
         return True
     return any(word.startswith(STEMS_OF_A_NETWORK) for word in clause.words)

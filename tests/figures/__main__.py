@@ -48,7 +48,8 @@ BEGIN_VERDICTS, END_VERDICTS = "<!-- verdicts: rendered by python -m tests.figur
 def bench(name: str, folder: Path) -> dict[str, Any]:
     """One bench in its environment; its JSON."""
     python, arguments = BENCHES[name]
-    environment = os.environ | {"LAB_RUNS": str(folder)}
+    # One thread for every library: a second one of numpy's would count as CPU time of the peer that uses it.
+    environment = os.environ | {"LAB_RUNS": str(folder), "OMP_NUM_THREADS": "1"}
     if name == "generation":
         command = [sys.executable, "-m", "app.cli", "import", "smollm2", "--name", "smol"]
         subprocess.run(command, cwd=ROOT, env=environment, check=True)

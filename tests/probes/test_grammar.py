@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from probes.claims.grammar import PARSED, UNPARSED, UNTESTABLE, Claim, parse, set_aside
 from probes.claims.places import Region
 from probes.claims.vocabulary import SUBJECTS
+from probes.layers.labels import ALL_LABELS
 
 LABELS = ("class.current", "class.next", "supersense.current", "supersense.next")
 SENTENCES: dict[str, list[dict[str, Any]]] = tomllib.loads(
     Path(__file__).with_name("claim_sentences.toml").read_text(encoding="utf8")
 )
-CLAIMS, OTHERS = SENTENCES["claim"], SENTENCES["other"]
+CLAIMS, OTHERS, LATER = SENTENCES["claim"], SENTENCES["other"], SENTENCES["later"]
 
 
 def read(text: str) -> list[Claim]:
@@ -71,6 +72,27 @@ def test_nineteen_of_twenty_sentences_are_read_as_they_are_meant() -> None:
 @pytest.mark.parametrize("sentence", OTHERS, ids=lambda sentence: sentence["text"][:40])
 def test_what_is_no_claim_is_never_testable(sentence: dict[str, Any]) -> None:
     assert all(claim.status != PARSED for claim in read(sentence["text"]))
+
+
+@pytest.mark.parametrize("sentence", LATER, ids=lambda sentence: sentence["text"][:40])
+def test_a_sentence_of_a_known_defect_loses_no_part_and_gains_none(sentence: dict[str, Any]) -> None:
+    claims = parse(sentence["text"], entry="e1", labels=ALL_LABELS)
+    if "none" in sentence:
+        assert all(claim.status == UNPARSED for claim in claims)
+        return
+    expected = [[part.strip() for part in reading.split("|")] for reading in sentence["reads"]]
+    asides = [reading[1] for reading in expected if reading[0] == "aside"]
+    readings = [reading for reading in expected if reading[0] != "aside"]
+    found = [summary(claim) if claim.status == PARSED else [claim.status] for claim in claims]
+    assert [row[: len(reading)] for row, reading in zip(found, readings, strict=True)] == readings
+    assert not asides or [aside.why for aside in set_aside(sentence["text"])] == asides
+
+
+def test_the_later_sentences_are_six_or_more_of_each_defect_and_half_of_them_are_near_it() -> None:
+    for defect in ("window", "trace", "words", "metaphor"):
+        rows = [sentence for sentence in LATER if sentence["defect"] == defect]
+        parsed = [row for row in rows if any(" | " in reading for reading in row.get("reads", []))]
+        assert len(rows) >= 12 and len(rows) / 4 <= len(parsed) <= len(rows) * 3 / 4
 
 
 def test_the_seed_sentence_reads_as_its_order() -> None:
