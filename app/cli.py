@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app import cli_control, cli_exchange, cli_verify
+from app import cli_control, cli_conversations, cli_exchange, cli_verify
 from app.options import JsonOption, RunArgument, SetOption, StepOption
 
 if TYPE_CHECKING:
@@ -223,6 +223,7 @@ def doctor(as_json: JsonOption = False) -> None:
 
 cli_verify.register(app)
 cli_control.register(app)
+cli_conversations.register(app)
 cli_exchange.register(app)
 
 

@@ -1,4 +1,4 @@
-"""The verbs that act on a run: pause, unpause, checkpoint, stop, set-interval, checkin, selfplay. `register` adds them.
+"""The verbs that act on a run: pause, unpause, checkpoint, stop, set-interval. `register` adds them.
 
 Each sends one typed command and waits until the run says what became of it; nothing that a model or a chat wrote gets
 here. Exit 0: done, or things were so already; 1: refused, no trainer, or no answer in time; 2: usage.
@@ -23,7 +23,7 @@ WaitOption = Annotated[float, typer.Option("--wait", help="Wait so many seconds 
 
 def register(app: typer.Typer) -> None:
     """Add these verbs to the command line."""
-    for verb in (pause, unpause, checkpoint, stop, checkin, selfplay):
+    for verb in (pause, unpause, checkpoint, stop):
         app.command()(verb)
     app.command("set-interval")(set_interval)
     app.command("command")(command)
@@ -70,16 +70,6 @@ def set_interval(
 ) -> None:
     """Let an attachment look more or less often while the run trains; its series gets a new regime."""
     tell(run, "set-interval", {"name": name, "every": every}, wait, as_json)
-
-
-def checkin(run: RunArgument, wait: WaitOption = 30.0, as_json: JsonOption = False) -> None:
-    """Ask for one check-in at the next step."""
-    tell(run, "checkin", {}, wait, as_json)
-
-
-def selfplay(run: RunArgument, wait: WaitOption = 30.0, as_json: JsonOption = False) -> None:
-    """Ask for one self-play at the next step."""
-    tell(run, "selfplay", {}, wait, as_json)
 
 
 def command(

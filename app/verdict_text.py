@@ -215,11 +215,12 @@ def method_facts(verdict: Json) -> Facts:
         facts.append(
             (
                 "Corpus",
-                f"{visible(corpus['source'])}, {'silver (tagged by a model)' if corpus['silver'] else 'gold'} labels: "
+                f"{visible(corpus['source'])}: "
                 f"{number(corpus['words'])} words, {number(corpus['sentences'])} sentences, "
                 f"{number(corpus['documents'])} documents, {number(corpus['in_training'])} of them in the training data",
             )
         )
+        facts += [(f"Label {visible(name)}", visible(source)) for name, source in sorted(corpus["labels"].items())]
     for name, evidence in readings(verdict):
         kept = sorted((key, value) for key, value in evidence["settings"].items() if key != "series")
         settings = ", ".join(f"{key} {_setting(value)}" for key, value in kept)

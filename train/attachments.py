@@ -5,7 +5,7 @@ every attachment off leaves the weights bit for bit the same; a test holds that.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -32,6 +32,7 @@ class Moment:
     records: Records
     run: Run
     ask_to_hold: Callable[[str, str], object]
+    spent: Mapping[str, float] = field(default_factory=dict)  # seconds in this process: "train", and by attachment
 
     def generator(self, name: str) -> torch.Generator:
         """A CPU generator that depends on (seed, name, step) alone, never the training's own."""
@@ -43,7 +44,11 @@ class Moment:
 
 
 class Attachment(Protocol):
-    """Watches; never changes a weight."""
+    """Watches; never changes a weight.
+
+    Three more methods are used where an attachment has them: `follow(step, loss, norm)` is given the numbers of every step,
+    `due(step)` replaces "every `every` steps", and `set_every(step, every)` is told of a new interval.
+    """
 
     name: str
     every: int  # steps; 0 = off
@@ -79,7 +84,13 @@ class Intervention(Protocol):
 
 
 def is_due(attachment: Attachment, step: int, horizon: int) -> bool:
-    """Every `every` steps from 0, at the horizon, and at log-spaced steps where the attachment wants them."""
+    """Every `every` steps from 0, at the horizon, and at log-spaced steps where the attachment wants them.
+
+    An attachment with a schedule of its own (`due`) is asked instead; the horizon is always due.
+    """
     if attachment.every <= 0:
         return False
+    own: Callable[[int], bool] | None = getattr(attachment, "due", None)
+    if own is not None:
+        return own(step) or step == horizon
     return step % attachment.every == 0 or step == horizon or (attachment.log_spaced and is_log_milestone(step))

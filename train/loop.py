@@ -142,6 +142,7 @@ def visit(session: Session, attachments: Sequence[Attachment]) -> None:
         records=session.records,
         run=session.run,
         ask_to_hold=lambda owner, reason: session.control.hold(owner, reason, session.step),
+        spent=session.spent,
     )
     session.model.eval()
     with torch.no_grad(), untouched_generators():

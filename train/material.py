@@ -13,7 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +34,13 @@ from probes.layers.collect import Activations, collect
 from probes.layers.compare import Labelled
 from probes.layers.conllu import read_conllu
 from probes.layers.evidence import Target
+from probes.layers.families import PER_DOCUMENT_FAMILIES
 from probes.layers.groups import Group
 from probes.layers.lexicons import installed_concreteness
 from probes.layers.probe_set import ProbeSet, restrict
 from probes.layers.problem import Untestable
 from probes.layers.splits import IN_TRAINING, sentence_key, split, unseen
 from probes.layers.streusle import read_streusle
-from probes.layers.tagging import FAMILIES as TAGGED
 from probes.layers.tagging import SpacyTagger
 from train.generators import derived_generator
 
@@ -66,13 +66,15 @@ class Material:
     exploration: ProbeSet
     confirmation: ProbeSet
     source: str
-    silver: bool
+
+    def activations(self) -> Activations:
+        """Of the model at the words of the confirmation set, every layer."""
+        return collect(self.model, self.confirmation)
 
     @cached_property
-    def activations(self) -> tuple[Activations, Activations]:
-        """Of the model and of its twin, at the words of the confirmation set, every layer."""
-        twin = GPT(GPTConfig.from_config(self.run.config.model), seed=self.twin_seed)
-        return collect(self.model, self.confirmation), collect(twin, self.confirmation)
+    def twin(self) -> Activations:
+        """The same of a model of this shape that was never trained; one twin for all checkpoints."""
+        return collect(GPT(GPTConfig.from_config(self.run.config.model), seed=self.twin_seed), self.confirmation)
 
     @property
     def n_layers(self) -> int:
@@ -86,12 +88,18 @@ class Material:
             return wanted if wanted in steps else None
         return next((step for step in steps if step >= 512 and is_log_milestone(step)), steps[0] if steps else None)
 
-    def corpus_summary(self) -> dict[str, Any]:
-        """The text, in numbers; `in_training` counts what was found there and taken out."""
+    def corpus_summary(self, subjects: Collection[str]) -> dict[str, Any]:
+        """The text, in numbers, and where the labels of these subjects come from."""
         found = self.confirmation
+        sources: Mapping[str, str] = found.origin.get("labels", {})
+        families = {SUBJECTS[name].family for name in subjects if name in SUBJECTS} | (
+            {"class"} if any(SUBJECTS[name].words for name in subjects if name in SUBJECTS) else set()
+        )
+        used = {family: sources[family] for family in sorted(families) if family in sources}
         return {
             "source": self.source,
-            "silver": self.silver,
+            "labels": used,
+            "silver": any(source.startswith("silver") for source in used.values()),
             "documents": len(set(found.documents)),
             "sentences": len(found.sentences),
             "words": found.words,
@@ -108,6 +116,7 @@ class Material:
             "confirmation": self.confirmation.sha256,
             "exploration": self.exploration.sha256,
             "tokenizer": self.confirmation.origin["tokenizer"],
+            "training_text": canonical(self.corpus.manifest["sources"]),
             "token_counts": hashlib.sha256(self.counts.numpy().tobytes()).hexdigest(),
         }
 
@@ -136,13 +145,12 @@ class Material:
 def gather(
     run: Run,
     step: int | None,
-    subjects: Collection[str],
     sentences: int = SENTENCES,
     conllu: Sequence[Path] = (),
     streusle: Sequence[Path] = (),
     progress: Progress | None = None,
 ) -> Material:
-    """Everything that claims about these subjects are tested on.
+    """Everything that claims are tested on; the same whatever is claimed, so that no claim's figures depend on another's.
 
     Args:
         sentences: how many of confirmation text are wanted; fewer if the text has fewer.
@@ -163,28 +171,24 @@ def gather(
     corpus = corpus_of(run)
     counts = corpus.token_counts()
     asked = math.ceil(SPARE * sentences)
-    families = {"class", "supersense", *(_subject(name).family for name in subjects)} & set(labels.FAMILIES)
+    families = set(labels.FAMILIES) - PER_DOCUMENT_FAMILIES  # topics of documents nobody gives here
     known: dict[str, Any] = {"frequencies": counts.tolist(), "concreteness": installed_concreteness()}
     n_ctx, tokenizer = run.config.model.n_ctx, run.tokenizer()
+    sets: list[ProbeSet] = []
     if conllu or streusle:
         gold = _gold(conllu, streusle)
-        halves = split(gold.documents)
-        sets = [
-            labels.build_gold(
-                gold.only(half), tokenizer, asked, n_ctx, families=families | gold.families, spread=True, **known
+        for half in split(gold.documents):
+            part, avoid = gold.only(half), _keys(sets)
+            wanted = families | gold.families
+            sets.append(
+                labels.build_gold(part, tokenizer, asked, n_ctx, families=wanted, spread=True, avoid=avoid, **known)
             )
-            for half in halves
-        ]
         source = gold.name
     else:
-        silver = bool(families & TAGGED)
-        known["tagger"] = SpacyTagger() if silver else None
-        halves = split(corpus.validation_documents())
-        sets = []
-        for half in halves:
-            avoid = {sentence_key(text) for one in sets for text in one.sentences}
+        known["tagger"] = _tagger()
+        for half in split(corpus.validation_documents()):
             sets.append(
-                labels.build(half, tokenizer, asked, n_ctx, families=families, spread=True, avoid=avoid, **known)
+                labels.build(half, tokenizer, asked, n_ctx, families=families, spread=True, avoid=_keys(sets), **known)
             )
         source = "validation text of " + ", ".join(one.name for one in run.config.data.sources)
     report("looking for the text in training text", 0.2)
@@ -202,14 +206,13 @@ def gather(
         exploration=sets[0],
         confirmation=confirmation,
         source=source,
-        silver=any(str(of).startswith("silver") for of in confirmation.origin.get("labels", {}).values()),
     )
 
 
-def at_step(material: Material, step: int) -> Material:
-    """The same text at another checkpoint of the run."""
-    info = material.run.checkpoint_info(step)
-    return replace(material, step=info.step, checkpoint=info.weights_sha256, model=material.run.model(info.step))
+@cache
+def _tagger() -> SpacyTagger:
+    """Loaded once a process, which takes three seconds."""
+    return SpacyTagger()
 
 
 def canonical(data: Any) -> str:
@@ -248,6 +251,11 @@ def _next_words(probe_set: ProbeSet, subject: Subject) -> tuple[str, Tensor]:
     _, values, classes = _label(probe_set, subject, "next")
     wanted = classes.index(subject.value) if subject.value in classes else 1
     return f"{name}: {subject.value}", values == wanted
+
+
+def _keys(sets: Sequence[ProbeSet]) -> set[str]:
+    """Sentences that are taken: one of exploration text must not come again in confirmation text."""
+    return {sentence_key(text) for one in sets for text in one.sentences}
 
 
 def _gold(conllu: Sequence[Path], streusle: Sequence[Path]) -> GoldText:

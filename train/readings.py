@@ -9,20 +9,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from lab.checkpoint import list_checkpoints
 from probes.claims.grammar import Claim
 from probes.claims.outcomes import relative_region
-from probes.claims.series import Point, Series
+from probes.claims.series import Point, Series, window
+from probes.layers.collect import collect
 from probes.layers.compare import Bench, decode
 from probes.layers.decide import decide
 from probes.layers.erasers import Concept
 from probes.layers.evidence import Evidence, Interval, ReadingName, Side, Target
 from probes.layers.problem import Untestable
 from probes.layers.use import use
-from train.material import Material, at_step
+from train.material import Material
 
 SERIES_CHECKPOINTS = 8  # of the run, evenly spaced in the logarithm of the step
 
@@ -53,8 +54,8 @@ class Readings:
     sizes: Sizes
     seed: int = 0
     report: Callable[[str], None] = lambda what: None
+    checkpoints: dict[int, str] = field(default_factory=dict)  # those that series were read from, with their sha256
     _made: dict[tuple[Any, ...], Evidence] = field(default_factory=dict)
-    _benches: dict[int, Bench] = field(default_factory=dict)
 
     def of(self, claim: Claim, wanted: Sequence[str]) -> dict[str, Evidence]:
         """Evidence by name for a PARSED claim about order, place or use."""
@@ -72,34 +73,50 @@ class Readings:
             found["use"] = self._once("use", None, claim, region)
         return found
 
-    def series(self, subject: str) -> tuple[Series, Side]:
-        """A subject over the run's checkpoints, and its side at the last of them.
+    def series(self, claim: Claim) -> list[tuple[Series, Side]]:
+        """The claim's subjects over the run's checkpoints, each with its side at the last of them.
+
+        The window that the claim names is resolved on all checkpoints; within what is asked for, at most
+        `SERIES_CHECKPOINTS` are read, one at a time.
 
         Raises:
-            Untestable: no label, or no more than one checkpoint.
+            Untestable: no label, or fewer than two checkpoints to look at.
         """
-        steps = _spread([info.step for info in list_checkpoints(self.material.run.checkpoints_folder)])
+        names = [name for name in (claim.a, claim.b) if name is not None]
+        there = {info.step: info for info in list_checkpoints(self.material.run.checkpoints_folder)}
+        horizon = max(self.material.run.config.train.steps, *there)
+        steps = _spread(_wanted(claim, sorted(there), horizon))
         if len(steps) < 2:
-            raise Untestable(f"{subject}: the run has {len(steps)} checkpoint to look at. Keep more of them.")
-        points = []
+            raise Untestable(f"{names[0]}: {len(steps)} checkpoint to look at. Keep more of them.")
+        labels = [self.material.labelled(name, "next") for name in names]
+        points: list[list[Point]] = [[] for _ in names]
+        sides: list[Side] = []
         for step in steps:
-            self.report(f"{subject} at step {step:,}")
-            label = self.material.labelled(subject, "next")
-            evidence = decode(self._bench(step), label, None, "next")
-            side = evidence.a
-            if side.curve is None:
-                raise Untestable(f"{subject} at step {step:,}: {'; '.join(evidence.untestable)}")
-            best = max(range(len(side.curve.value)), key=side.curve.value.__getitem__)
-            bits = Interval(side.curve.value[best], side.curve.lo[best], side.curve.hi[best])
-            points.append(Point(step, bits, side.depth))
-        return Series(subject, tuple(points), steps[-1], side.sentences), side
+            self.report(f"checkpoint of step {step:,}")
+            model = self.material.run.model(step)
+            bench = Bench(
+                self.material.confirmation, collect(model, self.material.confirmation), self.material.twin, self.seed
+            )
+            sides = []
+            for label, found in zip(labels, points, strict=True):
+                evidence = decode(bench, label, None, "next")
+                side = evidence.a
+                if side.curve is None:
+                    raise Untestable(f"{side.subject} at step {step:,}: {'; '.join(evidence.untestable)}")
+                best = max(range(len(side.curve.value)), key=side.curve.value.__getitem__)
+                bits = Interval(side.curve.value[best], side.curve.lo[best], side.curve.hi[best])
+                found.append(Point(step, bits, side.depth))
+                sides.append(side)
+            self.checkpoints[step] = there[step].weights_sha256
+        return [
+            (Series(name, tuple(found), horizon, side.sentences), side)
+            for name, found, side in zip(names, points, sides, strict=True)
+        ]
 
-    def _bench(self, step: int | None = None) -> Bench:
-        at = self.material.step if step is None else step
-        if at not in self._benches:
-            there = self.material if at == self.material.step else at_step(self.material, at)
-            self._benches[at] = Bench(self.material.confirmation, *there.activations, self.seed)
-        return self._benches[at]
+    @cached_property
+    def _bench(self) -> Bench:
+        material = self.material
+        return Bench(material.confirmation, material.activations(), material.twin, self.seed)
 
     def _once(
         self, reading: ReadingName, target: Target | None, claim: Claim, region: tuple[float, float] | None
@@ -122,7 +139,7 @@ class Readings:
             assert target is not None
             first = material.labelled(a, target)
             second = material.labelled(b, target) if b is not None else None
-            return decode(self._bench(), first, second, target, region)
+            return decode(self._bench, first, second, target, region)
         sets = (material.model, material.exploration, material.confirmation)
         if reading == "decide":
             groups = [material.group(name) for name in (a, b) if name is not None]
@@ -157,6 +174,14 @@ class Readings:
 def _bare(claim: Claim) -> tuple[Side, Side | None]:
     sides = [Side(name, name, 0, 0, 0) for name in (claim.a, claim.b) if name is not None]
     return sides[0], sides[1] if len(sides) == 2 else None
+
+
+def _wanted(claim: Claim, steps: Sequence[int], horizon: int) -> list[int]:
+    """Checkpoints that bear on the claim: inside the window it names for staying, all of them for coming up."""
+    if claim.kind != "stability" or claim.when is None:
+        return list(steps)
+    first, last = window(claim, steps, horizon)
+    return [step for step in steps if first <= step <= last]
 
 
 def _spread(steps: Sequence[int]) -> list[int]:

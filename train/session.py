@@ -21,16 +21,21 @@ from lab.config import RunConfig
 from lab.corpus import Batch, Corpus
 from lab.errors import LabError
 from lab.model import GPT, GPTConfig
-from lab.records import Event, Records
+from lab.records import Event, Finding, Records
 from lab.run import Run, RunExists, default_root
 from lab.run_names import check_name, resolve_inside
 from train.attachments import Attachment, Intervention
+from train.check_ins import CheckIns
 from train.control import Control
 from train.evaluation import Evaluation
 from train.generators import generators_state, load_generators_state, seed_generators
+from train.health import NON_FINITE
+from train.journal import Journal
 from train.optimizer import build_optimizer, load_optimizer_tensors, optimizer_tensors
 from train.probing import Probing
 from train.schedule import learning_rate
+from train.self_play import SelfPlay
+from train.understanding import Understanding
 
 Progress = Callable[[str, float], None]
 
@@ -146,6 +151,10 @@ class Session:
                 values["train/tokens_per_second"] = speed
             self.newest |= values
         self.records.metrics(self.segment, self.step, values)
+        for attachment in self.attachments:
+            follow: Callable[[int, float, float], None] | None = getattr(attachment, "follow", None)
+            if follow is not None:
+                follow(self.step, loss, norm)
         self.report(self)
 
     def record_costs(self) -> None:
@@ -164,8 +173,10 @@ class Session:
             {"tokens": torch.cat([b.tokens for b in batches]), "mask": torch.cat([b.mask for b in batches])}, file
         )
         text = f"loss {loss}, gradient norm {norm} at step {self.step}: not applied; the batch is in {file.name}"
+        finding = NON_FINITE.finding(text, loss, evidence={"batch": file.name}).to_row()
         self.records.add_now(
-            Event(kind="non-finite", text=text, at=time.time(), segment=self.segment, step=self.step, data={})
+            Event(kind="non-finite", text=text, at=time.time(), segment=self.segment, step=self.step, data={}),
+            Finding(segment=self.segment, step=self.step, **finding),
         )
 
 
@@ -339,6 +350,14 @@ def build_attachments(config: RunConfig, dtype: torch.dtype) -> list[Attachment]
         attachments.append(Evaluation(config.evaluation, config.train.batch, dtype))
     if config.probing.every:
         attachments.append(Probing(config.probing))
+    if config.understanding.every:
+        attachments.append(Understanding(config))
+    if config.self_play.every:
+        attachments.append(SelfPlay(config.self_play))
+    if config.check_ins.every:
+        attachments.append(CheckIns(config.check_ins))
+    if config.journal.every:  # after probing, whose newest readings an informed entry shows
+        attachments.append(Journal(config.journal))
     return attachments
 
 

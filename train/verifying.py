@@ -1,12 +1,12 @@
 """From journal sentences to verdicts: claims, readings on unseen text, decision, echo and preference, records.
 
 A verdict file holds every number that decided and the hashes of everything they came from; the same run, claim and options
-give the same file, byte for byte. Nothing is written when anything fails.
+give the same file, byte for byte. Options, text and material are checked before an entry is stored, and verdicts are
+written all together at the end.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -38,7 +38,7 @@ from probes.layers.evidence import Evidence
 from probes.layers.labels import ALL_LABELS
 from probes.layers.problem import Untestable
 from train.entries import add_entry, check_entry, entries, entry_of
-from train.material import LAYER_CONVENTION, Material, canonical, gather
+from train.material import LAYER_CONVENTION, SENTENCES, Material, canonical, gather
 from train.probing_steps import probe_all
 from train.readings import QUICK, Readings, Sizes
 
@@ -86,24 +86,27 @@ def verify(
     """
     report = progress or (lambda what, share: None)
     wanted = _readings(readings)
-    at = run.checkpoint_info(step).step
-    chosen = _entries(run, entry, text, author, at)
-    claims = {one["id"]: parse(one["text"], one["id"], ALL_LABELS) for one in chosen}
-    testable = [claim for found in claims.values() for claim in found if claim.status == PARSED]
-    if not any(claims.values()):
+    info = run.checkpoint_info(step)
+    if reference is not None:
+        run.checkpoint_info(reference)
+    texts = _texts(run, entry, text, author, info.step)
+    previews = [claim for one in texts for claim in parse(one["text"], "", ALL_LABELS)]
+    if not previews:
         raise NothingToVerify(
             f"{run.name}: no claim about layers or concepts in "
-            + ("this text." if text is not None else f"{len(chosen)} journal entries.")
+            + ("this text." if text is not None else f"{len(texts)} journal entries.")
             + " A claim says of something that it is early, late, at some layer, or needed."
         )
     maker = None
+    testable = sum(claim.status == PARSED for claim in previews)
     if testable:
-        subjects = {name for claim in testable for name in (claim.a, claim.b) if name is not None}
-        size = sentences if sentences is not None else (400 if quick else None)
-        options = {} if size is None else {"sentences": size}
-        material = gather(run, at, subjects, conllu=conllu, streusle=streusle, progress=report, **options)
+        size = sentences if sentences is not None else 400 if quick else SENTENCES
+        material = gather(run, info.step, size, conllu, streusle, report)
         parameters = sum(p.numel() for p in material.model.parameters())
         maker = Readings(material, QUICK if quick else Sizes.fitting(parameters))
+    chosen = [_stored(run, one) for one in texts]
+    claims = {one["id"]: parse(one["text"], one["id"], ALL_LABELS) for one in chosen}
+    at = info.step
     results: list[dict[str, Any]] = []
     sources: Sources | None = None
     for one in chosen:
@@ -111,9 +114,7 @@ def verify(
         if found and maker is not None and sources is None:
             report("indexing the training text for echoes", 0.3)
             sources = Sources.of(maker.material.corpus.training_documents())
-        results += _judge_entry(
-            one, found, maker, wanted, sources, run, at, reference, report, len(results), len(testable)
-        )
+        results += _judge_entry(one, found, maker, wanted, sources, run, at, reference, report, len(results), testable)
     whole_journal = text is None and entry is None
     q_values = false_discovery_over_run({str(at): one["p"] for at, one in enumerate(results)}) if whole_journal else {}
     for number, one in enumerate(results):
@@ -180,8 +181,7 @@ def _tell(report: Progress, about: str, share: float, what: str) -> None:
 
 def _series(maker: Readings, claim: Claim) -> tuple[dict[str, Evidence], ReadingVerdict]:
     try:
-        first, side_a = maker.series(str(claim.a))
-        second, side_b = maker.series(claim.b) if claim.b is not None else (None, None)
+        read = maker.series(claim)
     except Untestable as error:
         return {}, ReadingVerdict(outcomes.UNTESTABLE, (str(error),))
     points = {
@@ -189,10 +189,12 @@ def _series(maker: Readings, claim: Claim) -> tuple[dict[str, Evidence], Reading
             {"step": p.step, "bits": p.bits.__dict__, "depth": p.depth.__dict__ if p.depth else None}
             for p in one.points
         ]
-        for one in (first, second)
-        if one is not None
+        for one, _ in read
     }
-    evidence = Evidence("decode", "next", side_a, side_b, settings={"series": points})
+    checkpoints = {str(step): digest for step, digest in sorted(maker.checkpoints.items())}
+    (first, side_a), *others = read
+    second, side_b = others[0] if others else (None, None)
+    evidence = Evidence("decode", "next", side_a, side_b, settings={"series": points, "checkpoints": checkpoints})
     return {verdict.SERIES: evidence}, judge_series(claim, first, second, maker.material.n_layers)
 
 
@@ -232,7 +234,7 @@ def _result(
         "reasons": list(final.reasons),
         "n_needed": final.n_needed,
         "readings": readings,
-        "corpus": maker.material.corpus_summary() if maker else None,
+        "corpus": maker.material.corpus_summary([name for name in (claim.a, claim.b) if name]) if maker else None,
         "inputs": (maker.material.inputs() if maker else {}) | {"rules": _rules_hash()},
         "layer_convention": LAYER_CONVENTION,
     }
@@ -252,7 +254,7 @@ def _origins(
 
 def _preference(material: Material, claim: Claim, reference: int | None) -> dict[str, Any] | None:
     other = reference if reference is not None else material.reference_step()
-    earlier = material.run.model(other) if other is not None and other != material.step else None
+    earlier = material.run.model(other) if other is not None and other < material.step else None  # "gained since"
     tokenizer = material.run.tokenizer()
     try:
         found = preference(
@@ -260,28 +262,37 @@ def _preference(material: Material, claim: Claim, reference: int | None) -> dict
         )
     except Untestable as error:
         return {"text": str(error), "prefers": None}
-    return found.to_json() | {"reference_step": other if earlier is not None else None}
+    if earlier is None or other is None:
+        return found.to_json() | {"reference_step": None, "reference_checkpoint": None}
+    digest = material.run.checkpoint_info(other).weights_sha256
+    return found.to_json() | {"reference_step": other, "reference_checkpoint": digest}
 
 
-def _entries(run: Run, entry: int | None, text: str | None, author: str, at: int) -> list[dict[str, Any]]:
+def _texts(run: Run, entry: int | None, text: str | None, author: str, at: int) -> list[dict[str, Any]]:
+    """The entries asked for; a text that is none yet has the id None."""
     if text is not None and entry is not None:
         raise LabError("--entry and --text: give one of them.")
     if text is not None:
         check_entry(text, author)
         there = [e for e in entries(run) if (e["text"], e["author"], e["step"]) == (text, author, at)]
-        if there:
-            return there[-1:]  # asked again: the same entry, so that the same claims have the same names
-        try:
-            return [entry_of(run, add_entry(run, text, author, at)[0])]
-        except RunLocked:
-            key = "text-" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
-            return [{"id": key, "step": at, "author": author, "kind": "note", "text": text, "prompt": None}]
+        # asked again: the same entry, so that the same claims have the same names
+        return there[-1:] or [{"id": None, "step": at, "author": author, "kind": "note", "text": text, "prompt": None}]
     if entry is not None:
         return [entry_of(run, entry)]
     found = entries(run)
     if not found:
         raise NothingToVerify(f'{run.name}: the journal is empty. Add an entry: lab journal add {run.name} --text "…"')
     return found
+
+
+def _stored(run: Run, one: dict[str, Any]) -> dict[str, Any]:
+    """The entry with its number; while the run is in use it cannot get one, and goes by a hash."""
+    if one["id"] is not None:
+        return one
+    try:
+        return entry_of(run, add_entry(run, one["text"], one["author"], one["step"])[0])
+    except RunLocked:
+        return one | {"id": "text-" + canonical([one["text"], one["author"], one["step"]])[:12]}
 
 
 def _record(run: Run, results: Sequence[dict[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""Home: the chosen run at a glance, every run in one table, and what happened last."""
+"""Home: the chosen run at a glance, every run in one table, what happened last, and the timeline by steps."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ import streamlit as st
 from app import header, queries
 from app.header import Top
 from app.queries import Opened
+from app.views import past
 from lab.run import default_root
 
 SPARK_POINTS = 120
@@ -22,6 +23,7 @@ def page(top: Top) -> None:
     _all_runs()
     if opened.records is not None:
         _what_happened(opened)
+        past.section(opened)
 
 
 @header.in_words

@@ -142,6 +142,8 @@ def spline(x: Float[Tensor, "token"], quantiles: tuple[float, ...] = KNOT_QUANTI
     Knots at quantiles of x that coincide are one; fewer than three leave the straight line alone.
     """
     x = x.double()
+    if not len(x):
+        return x[:, None]  # whoever asked has no tokens, and says so by its own counts
     knots = torch.unique(torch.quantile(x, torch.tensor(quantiles, dtype=torch.float64)))
     terms = [x]
     if len(knots) >= 3:

@@ -96,6 +96,9 @@ def differences(
     else:
         notes.append(f"matched difference not told: fewer than {FEWEST_PAIRS} pairs")
     for name, (settled, hard) in {"hard depth": (ridge, True), **others}.items():
+        if min(int(settled.tokens.is_b.sum()), int((~settled.tokens.is_b).sum())) < FEWEST_PAIRS:
+            notes.append(f"{name} not told: fewer than {FEWEST_PAIRS} tokens a side move under it")
+            continue
         depth = settled.reading.hard_depth if hard else settled.reading.soft_depth
         try:
             found[name] = adjusted_difference(settled.tokens, depth, settled.controls)

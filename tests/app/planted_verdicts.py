@@ -145,6 +145,7 @@ def verdict_of(claim: grammar.Claim, author: str, run: str, step: int, name: str
         "corpus": {
             "source": "held-out text of the run",
             "silver": True,
+            "labels": {"class": "rule: closed list of function words", "pos": "silver: a tagger"},
             "documents": 54,
             "sentences": 876,
             "words": 9876,

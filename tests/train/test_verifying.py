@@ -99,7 +99,7 @@ def test_claims_of_every_kind_get_a_verdict_and_a_reason(run: Run) -> None:
 
 
 def test_confirmation_text_is_in_no_training_document_and_not_in_exploration(run: Run) -> None:
-    material = gather(run, None, ["function words"], sentences=200)
+    material = gather(run, None, sentences=200)
     seen = {sentence_key(text) for text in material.exploration.sentences}
     assert seen.isdisjoint(sentence_key(text) for text in material.confirmation.sentences)
     assert set(material.exploration.documents).isdisjoint(material.confirmation.documents)
