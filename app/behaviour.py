@@ -223,6 +223,12 @@ def alarms(records: Records, up_to: int | None = None) -> list[Alarms]:
     return found
 
 
+def interval(records: Records, configured: int) -> int:
+    """Steps between two looks of the understanding module: as its newest regime says; it may change in training."""
+    known = [r.protocol.get("every") for r in records.rows(Regime, name="understanding")]
+    return _whole(known[-1] if known else None, configured)
+
+
 def commands(records: Records, limit: int = 8) -> list[Command]:
     """The newest commands, newest first."""
     return sorted(records.rows(Command), key=lambda one: one.received_at, reverse=True)[:limit]

@@ -73,8 +73,8 @@ class Readings:
             found["use"] = self._once("use", None, claim, region)
         return found
 
-    def series(self, claim: Claim) -> list[tuple[Series, Side]]:
-        """The claim's subjects over the run's checkpoints, each with its side at the last of them.
+    def series(self, claim: Claim) -> tuple[list[tuple[Series, Side]], tuple[float, float]]:
+        """The claim's subjects over the run's checkpoints, each with its side at the last; and the claim's window in steps.
 
         The window that the claim names is resolved on all checkpoints; within what is asked for, at most
         `SERIES_CHECKPOINTS` are read, one at a time.
@@ -85,7 +85,10 @@ class Readings:
         names = [name for name in (claim.a, claim.b) if name is not None]
         there = {info.step: info for info in list_checkpoints(self.material.run.checkpoints_folder)}
         horizon = max(self.material.run.config.train.steps, *there)
-        steps = _spread(_wanted(claim, sorted(there), horizon))
+        first, last = window(claim, sorted(there), horizon)
+        # what stays or moves does so inside the window; what comes up is told by what was there before it, too
+        inside = [step for step in sorted(there) if claim.kind != "stability" or first <= step <= last]
+        steps = _spread(inside)
         if len(steps) < 2:
             raise Untestable(f"{names[0]}: {len(steps)} checkpoint to look at. Keep more of them.")
         labels = [self.material.labelled(name, "next") for name in names]
@@ -108,10 +111,11 @@ class Readings:
                 found.append(Point(step, bits, side.depth))
                 sides.append(side)
             self.checkpoints[step] = there[step].weights_sha256
-        return [
+        read = [
             (Series(name, tuple(found), horizon, side.sentences), side)
             for name, found, side in zip(names, points, sides, strict=True)
         ]
+        return read, (first, last)
 
     @cached_property
     def _bench(self) -> Bench:
@@ -174,14 +178,6 @@ class Readings:
 def _bare(claim: Claim) -> tuple[Side, Side | None]:
     sides = [Side(name, name, 0, 0, 0) for name in (claim.a, claim.b) if name is not None]
     return sides[0], sides[1] if len(sides) == 2 else None
-
-
-def _wanted(claim: Claim, steps: Sequence[int], horizon: int) -> list[int]:
-    """Checkpoints that bear on the claim: inside the window it names for staying, all of them for coming up."""
-    if claim.kind != "stability" or claim.when is None:
-        return list(steps)
-    first, last = window(claim, steps, horizon)
-    return [step for step in steps if first <= step <= last]
 
 
 def _spread(steps: Sequence[int]) -> list[int]:

@@ -181,7 +181,7 @@ def _tell(report: Progress, about: str, share: float, what: str) -> None:
 
 def _series(maker: Readings, claim: Claim) -> tuple[dict[str, Evidence], ReadingVerdict]:
     try:
-        read = maker.series(claim)
+        read, when = maker.series(claim)
     except Untestable as error:
         return {}, ReadingVerdict(outcomes.UNTESTABLE, (str(error),))
     points = {
@@ -195,7 +195,7 @@ def _series(maker: Readings, claim: Claim) -> tuple[dict[str, Evidence], Reading
     (first, side_a), *others = read
     second, side_b = others[0] if others else (None, None)
     evidence = Evidence("decode", "next", side_a, side_b, settings={"series": points, "checkpoints": checkpoints})
-    return {verdict.SERIES: evidence}, judge_series(claim, first, second, maker.material.n_layers)
+    return {verdict.SERIES: evidence}, judge_series(claim, first, second, maker.material.n_layers, window=when)
 
 
 def _result(

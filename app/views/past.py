@@ -47,8 +47,9 @@ def counted(row: Moment) -> str | None:
     """How often, of how much, in words; None where nobody counted."""
     if row.count is None:
         return None
-    of = "" if row.of is None else f" of {row.of:,}"
-    return f"{row.count:,}{of} {row.unit or ''}".rstrip()
+    if row.unit is None:
+        return f"{row.count:,}, of how many was not counted"
+    return f"{row.count:,}{'' if row.of is None else f' of {row.of:,}'} {row.unit}"
 
 
 @st.cache_data(max_entries=8, show_spinner=False)

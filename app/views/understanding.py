@@ -52,6 +52,7 @@ def _rules(opened: Opened, records: Records, found: list[Seen], tally: list[Alar
     assert opened.run is not None
     config = opened.run.config.understanding
     st.subheader("Rules, and when each would pause")
+    every = behaviour.interval(records, config.every)
     last: dict[str, int] = {}
     for one in found:
         last.setdefault(one.rule, one.step)
@@ -62,7 +63,7 @@ def _rules(opened: Opened, records: Records, found: list[Seen], tally: list[Alar
         ]
         fired = f"step {number(last[rule.id])}" if rule.id in last else "never"
         newest = _newest(records, rule.id)
-        pauses = health_rules.would_pause(rule, config.every, config.observe_only)
+        pauses = health_rules.would_pause(rule, every, config.observe_only)
         rows.append((rule, pauses, "; ".join(counts) or "not checked yet", f"{fired}{newest}"))
     st.html(transcript_html.rules_block(rows))
     figure = behaviour_figures.alarms_by_rule(tally)

@@ -28,7 +28,7 @@ def region_cost(evidence: Evidence, claim: Claim, n_layers: int) -> tuple[Interv
         raise Untestable(f"a claim of use needs the cost of erasure, and this is the {evidence.reading} reading")
     measured = evidence.settings.get("cost_on", claim.a)
     if measured != (claim.b or claim.a):
-        raise Untestable(f"the cost was measured on {measured}, the claim says that {claim.b or claim.a} are hurt")
+        raise Untestable(f"the cost was measured on {measured}, the claim is about the cost for {claim.b or claim.a}")
     if evidence.a.curve is None:
         raise Untestable("the evidence holds no cost by layer")
     low, high = 0.0, 1.0

@@ -20,7 +20,7 @@ For "A is reached at less depth than B", with Δ = depth of B less depth of A an
 
 Evidence that was made for the claim with A and B swapped is turned round. A negated claim ("not lower") is judged by the
 mirror: what supports the positive refutes it, reversed or equivalent supports it. "At the same depth" is supported by
-equivalence and refuted by a difference of either sign.
+equivalence (Holm p of the two one-sided tests < .05) and refuted by a difference of either sign.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def judge(evidence: Evidence, claim: Claim, n_layers: int, p_holm: float | None 
         elif claim.kind == "band":
             found = _band(evidence, claim, n_layers, p)
         elif claim.relation == "same":
-            found = _same(evidence, claim, delta)
+            found = _same(evidence, claim, delta, p)
         else:
             found = _order(evidence, claim, delta, p)
     except Untestable as reason:
@@ -84,8 +84,8 @@ def judge(evidence: Evidence, claim: Claim, n_layers: int, p_holm: float | None 
 def p_value(evidence: Evidence, claim: Claim, n_layers: int) -> float | None:
     """The p-value that goes into Holm; None where the reading cannot decide.
 
-    Order: two-sided, of no difference. "Same": of two one-sided tests. Band: share of replicates outside the region
-    (inside, if negated). Use: two-sided, of no cost.
+    Order: two-sided, of no difference. "Same": of two one-sided tests, below .05 exactly where the 90 % interval is inside
+    ±δ. Band: share of replicates outside the region (inside, if negated). Use: two-sided, of no cost.
     """
     try:
         delta = margin(n_layers)
@@ -103,8 +103,7 @@ def p_value(evidence: Evidence, claim: Claim, n_layers: int) -> float | None:
     found = _delta(evidence)
     if claim.relation != "same" or claim.polarity == "negative":
         return found.p
-    error = (found.hi90 - found.lo90) / (2 * _NORMAL.inv_cdf(SURE))
-    return 0.0 if error <= 0 else _NORMAL.cdf(-(delta - abs(found.value)) / error)
+    return _equivalence_p(found, delta)
 
 
 def _order(evidence: Evidence, claim: Claim, delta: float, p: float | None) -> ReadingVerdict:
@@ -147,10 +146,15 @@ def _table(evidence: Evidence, delta: float, p: float | None) -> str:
 def _agree(evidence: Evidence, sign: int) -> bool:
     """Half-gain and peak on the same side as Δ (use has a peak only), and in decide the other methods."""
     others = _others(evidence)
-    if evidence.reading == "decode" and len(others) < 2:
+    if evidence.reading == "decode" and len(others) < _statistics(evidence):
         return False
     others += [v.value for v in evidence.variants if evidence.reading == "decide" and v.name not in UNADJUSTED]
     return bool(others) and all(sign * other > 0 for other in others)
+
+
+def _statistics(evidence: Evidence) -> int:
+    """How many of half-gain and peak a side has: decode both, decide has no peak and use no half-gain."""
+    return 2 if evidence.reading == "decode" else 1
 
 
 def _others(evidence: Evidence) -> list[float]:
@@ -191,38 +195,58 @@ def _negated(evidence: Evidence, verdict: str, delta: float) -> str:
     return names.WEAK if verdict == names.EQUIVALENT else verdict
 
 
-def _same(evidence: Evidence, claim: Claim, delta: float) -> ReadingVerdict:
+def _same(evidence: Evidence, claim: Claim, delta: float, p: float | None) -> ReadingVerdict:
     """ "At the same depth" (polarity negative: at different ones)."""
     found = _delta(evidence)
-    inside = -delta < found.lo90 and found.hi90 < delta
+    inside, clear = _inside(found, delta), p is None or p < ALPHA
     differs = not inside and (found.lo > 0 or found.hi < 0)
     reasons = [_told(found, delta)]
-    needed = None
     verdict = names.EQUIVALENT if inside else names.INCONCLUSIVE
     if differs:
         verdict = names.STRONG if found.lo > 0 else names.REVERSED
-    elif not inside:
-        needed, why = _more(found, delta, None)
-        reasons.append(why)
-    if conflict := _method_dependent(evidence, verdict, delta):
-        verdict, needed, reasons = names.INCONCLUSIVE, None, [conflict, *reasons]
+    conflict = _method_dependent(evidence, verdict, delta)
+    if conflict:
+        verdict, reasons = names.INCONCLUSIVE, [conflict, *reasons]
     elif claim.polarity == "negative":
         beyond = found.lo > delta or found.hi < -delta
-        verdict = names.EQUIVALENT if inside else (names.STRONG if beyond else names.WEAK) if differs else verdict
-    elif inside:
+        if differs:
+            verdict = names.STRONG if beyond else names.WEAK if clear else names.INCONCLUSIVE
+    elif inside and clear:
         others = _others(evidence)
-        close = len(others) == 2 and all(abs(other) < delta for other in others)
+        close = len(others) >= _statistics(evidence) and all(abs(other) < delta for other in others)
         verdict = names.STRONG if close else names.WEAK
+    elif inside:
+        verdict = names.INCONCLUSIVE
     elif differs:
         verdict = names.REVERSED
+    needed = None
+    if verdict == names.INCONCLUSIVE and not conflict:
+        needed, why = _more_alike(found, delta, p) if inside else _more(found, delta, p if differs else None)
+        reasons.append(why)
     holds = verdict in (names.STRONG, names.WEAK)
     return ReadingVerdict(
         verdict, tuple(reasons), needed, sign=0 if verdict == names.INCONCLUSIVE else 1 if holds else -1
     )
 
 
+def _inside(found: Difference, delta: float) -> bool:
+    return -delta < found.lo90 and found.hi90 < delta
+
+
+def _equivalence_p(found: Difference, delta: float) -> float:
+    """The larger p of the two one-sided tests against ±δ, each by the half of the 90 % interval that faces its bound.
+
+    So it is below .05 exactly where the interval is inside ±δ, also where the bootstrap's interval is skewed.
+    """
+    sides = ((delta - found.value, found.hi90 - found.value), (delta + found.value, found.value - found.lo90))
+    p = max(_NORMAL.cdf(-_NORMAL.inv_cdf(SURE) * away / half) if half > 0 else float(away <= 0) for away, half in sides)
+    if _inside(found, delta):
+        return min(p, math.nextafter(ALPHA, 0))
+    return max(p, math.nextafter(ALPHA, 1))
+
+
 def _band(evidence: Evidence, claim: Claim, n_layers: int, p: float | None) -> ReadingVerdict:
-    """A's depth is in a region: 95 % of replicates in it, or out of it; strongly if half-gain and peak are there too."""
+    """A's depth is in a region: 95 % of replicates in it, or out of it; strongly if its half-gain and peak are there too."""
     if claim.where is None:
         raise Untestable("the claim names no layers")
     low, high = relative_region(claim.where, n_layers)
@@ -235,9 +259,9 @@ def _band(evidence: Evidence, claim: Claim, n_layers: int, p: float | None) -> R
     ]
     needed, verdict = None, names.INCONCLUSIVE
     if share >= SURE and (p is None or p <= ALPHA):
-        others = (evidence.a.half_gain, evidence.a.peak)
-        there = [other is not None and (low <= other <= high) != (claim.polarity == "negative") for other in others]
-        verdict = names.STRONG if all(there) else names.WEAK
+        others = [other for other in (evidence.a.half_gain, evidence.a.peak) if other is not None]
+        there = all((low <= other <= high) != (claim.polarity == "negative") for other in others)
+        verdict = names.STRONG if there and len(others) >= _statistics(evidence) else names.WEAK
     elif share <= ALPHA:
         verdict = names.REVERSED
     elif depth:
@@ -282,6 +306,18 @@ def _more(found: Difference, delta: float, p: float | None) -> tuple[int | None,
         return None, "no n can be given: the interval has no width or the estimate sits on its target"
     needed, target = min(found_any)
     return needed, f"{needed} {found.unit}s would decide this estimate; target {target}"
+
+
+def _more_alike(found: Difference, delta: float, p: float | None) -> tuple[int | None, str]:
+    """The n at which an interval that is inside ±δ would be so after Holm as well."""
+    alone, share = _equivalence_p(found, delta), 1.0
+    if p is not None and 0 < alone < p:
+        share = alone / p
+    half = max(found.hi90 - found.value, found.value - found.lo90)
+    half *= _NORMAL.inv_cdf(1 - ALPHA * share) / _NORMAL.inv_cdf(1 - ALPHA)
+    needed = units_needed(found.units, half, delta - abs(found.value))
+    why = "the 90 % interval is inside ±δ, but not after Holm over the entry's claims"
+    return needed, f"{why}; {needed} {found.unit}s would decide it" if needed is not None else why
 
 
 __all__ = ["UNADJUSTED", "WITHOUT_TWIN", "judge", "p_value"]

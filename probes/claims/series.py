@@ -5,12 +5,15 @@ and at the next one. Birth is known only to lie after the checkpoint before: (pr
 supported if that stretch lies in W, refuted (REFUTED-REVERSED) if it lies outside, INCONCLUSIVE if it straddles an edge of W.
 "A before B" needs A's stretch to end before B's begins. STRONG if half and twice the threshold say the same, else WEAK.
 Never born over a window that is past: REFUTED-EQUIVALENT if no checkpoint's interval reaches .05 bit, else INCONCLUSIVE.
-Born before the first checkpoint, or readable at step 0: UNTESTABLE.
+Not born yet, and the window has not begun or is not over (an open end lasts as long as the run): INCONCLUSIVE.
+Readable from the first checkpoint on: UNTESTABLE, for when it came up is not in the run. Of "A before B" this holds only
+if both are; one that is there from the start came before one that is born later, or not at all so far.
 
 **Stability**, over the window claimed: the change of depth from first to last checkpoint against ±δ (TOST; the ends count as
 independent, which widens the interval of readings on the same sentences), a Mann–Kendall trend (Mann 1945,
 doi:10.2307/1907187; exact up to 10 checkpoints without ties), and flickers: turns of direction among steps that are larger
-than their own interval and than δ. Fade and grow are changes of the best layer's bits against ±.05 bit.
+than their own interval and than δ. Fade and grow are changes of the best layer's bits against ±.05 bit. A claim that names
+no window is judged from where the subject first had a depth, if 3 checkpoints have one; before there was nothing to stay.
 
 - *Stays*: STRONG equivalent, at 5 checkpoints or more, without trend (p ≥ .05) or flicker; WEAK equivalent without flicker;
   REFUTED-REVERSED moved by more than δ (and its interval off 0), or flickered.
@@ -37,6 +40,7 @@ from probes.layers.evidence import Interval
 from probes.layers.problem import Untestable
 
 BORN_BITS = 0.05
+FEWEST_READABLE = 3  # checkpoints with a depth, where the first ones had none
 FEWEST_FOR_TREND = 5  # with 4 checkpoints no order of them has a two-sided p below .08
 _TO_90 = NormalDist().inv_cdf(0.95) / NormalDist().inv_cdf(0.975)
 
@@ -52,18 +56,28 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """One subject over a run, in order of steps; `sentences` is what every point was read on."""
+    """One subject over a run, in order of steps.
+
+    Attributes:
+        points: what was read so far.
+        horizon: the last step that the run is planned to have; the run is unfinished while the last point is before it.
+        sentences: what every point was read on.
+    """
 
     subject: str
     points: tuple[Point, ...]
-    last_step: int
+    horizon: int
     sentences: int = 0
 
     def check(self) -> None:
-        """Raises Untestable: no points, steps out of order, or a value that is no number."""
+        """Raises Untestable: no points, steps out of order or beyond the horizon, or a value that is no number."""
         steps = [point.step for point in self.points]
         if len(steps) < 2 or any(b <= a for a, b in itertools.pairwise(steps)):
             raise Untestable(f"{self.subject}: {len(steps)} checkpoints in order. At least 2 are needed.")
+        if steps[-1] > self.horizon:
+            raise Untestable(
+                f"{self.subject}: read at step {steps[-1]}, but the run was planned to end at {self.horizon}."
+            )
         for point in self.points:
             for found in (point.bits, point.depth):
                 if found and not found.lo <= found.value <= found.hi:  # also where one is NaN
@@ -79,13 +93,19 @@ class Birth:
 
 
 def judge_series(
-    claim: Claim, a: Series, b: Series | None, n_layers: int, p_holm: float | None = None
+    claim: Claim,
+    a: Series,
+    b: Series | None,
+    n_layers: int,
+    p_holm: float | None = None,
+    window: tuple[float, float] | None = None,
 ) -> ReadingVerdict:
     """What the run's checkpoints say of a claim of emergence or stability.
 
     Args:
         a, b: of the claim's subjects; b only where the claim names one.
         p_holm: kept for the record; these rules have no p-value to correct.
+        window: the claim's window in steps, from `window` on all checkpoints of the run; None = from those of `a`.
     """
     try:
         a.check()
@@ -95,10 +115,10 @@ def judge_series(
             b.check()
             found = _robust(lambda bits: _before(born(a, bits), born(b, bits), a.subject, b.subject))
         elif claim.kind == "emergence":
-            first, last = window_steps(claim, a)
+            first, last = window or _own_window(claim, a)
             found = _robust(lambda bits: _within(a, bits, first, last))
         elif claim.kind == "stability":
-            return replace(_stability(claim, a, margin(n_layers)), p_holm=p_holm)
+            return replace(_stability(claim, a, margin(n_layers), window or _own_window(claim, a)), p_holm=p_holm)
         else:
             raise Untestable(f"{claim.kind} is not judged from a series")
     except Untestable as reason:
@@ -117,16 +137,33 @@ def born(series: Series, bits: float = BORN_BITS) -> Birth:
     return Birth(None, None)
 
 
-def window_steps(claim: Claim, series: Series) -> tuple[float, float]:
-    """The claim's window in steps, both ends included; a share is of the whole training, a checkpoint counts back."""
+def window(claim: Claim, steps: Sequence[int], horizon: int) -> tuple[float, float]:
+    """The claim's window in steps, both ends included; ±infinity where it names no end.
+
+    Args:
+        steps: of all checkpoints of the run, in order, of which a series may hold a few: "the last 3" are counted here.
+        horizon: the last step that the run is planned to have; a share of training is a share of it.
+
+    Raises:
+        Untestable: there is no checkpoint.
+
+    >>> from probes.claims.grammar import parse
+    >>> window(parse("Function words have not moved over the last 3 checkpoints.")[0], [0, 10, 20, 30, 40], 100)
+    (20, 40)
+    """
+    if not steps:
+        raise Untestable("the run has no checkpoint. Keep some of them.")
     when = claim.when or {}
     unit, first, last = when.get("unit", "step"), when.get("first"), when.get("last")
-    steps = [point.step for point in series.points]
     if unit == "checkpoint":
-        back = len(steps) - 1 if first is None else min(int(first), len(steps) - 1)
-        return steps[-1 - back], steps[-1]
-    scale = series.last_step if unit == "share" else 1
+        count = len(steps) if first is None else max(2, int(first))  # since the last one: from it to the newest
+        return steps[-min(count, len(steps))], steps[-1]
+    scale = horizon if unit == "share" else 1
     return (-math.inf if first is None else first * scale), (math.inf if last is None else last * scale)
+
+
+def _own_window(claim: Claim, series: Series) -> tuple[float, float]:
+    return window(claim, [point.step for point in series.points], series.horizon)
 
 
 def mann_kendall(values: Sequence[float]) -> tuple[int, float]:
@@ -174,7 +211,10 @@ def _robust(judge_at: Callable[[float], ReadingVerdict]) -> ReadingVerdict:
     found = judge_at(BORN_BITS)
     if found.verdict != names.WEAK:
         return found
-    others = [judge_at(BORN_BITS * factor).verdict for factor in (0.5, 2)]
+    try:
+        others = [judge_at(BORN_BITS * factor).verdict for factor in (0.5, 2)]
+    except Untestable:  # at half the threshold it was readable from the first checkpoint on
+        return found
     return replace(found, verdict=names.STRONG) if others == [names.WEAK] * 2 else found
 
 
@@ -182,8 +222,11 @@ def _within(series: Series, bits: float, first: float, last: float) -> ReadingVe
     birth = born(series, bits)
     if birth.by is None:
         seen = series.points[-1].step
-        if last > seen and math.isfinite(last):
-            return _found(names.INCONCLUSIVE, f"not there at step {seen}; the window goes on to {last:.0f}")
+        if first >= seen:
+            return _found(names.INCONCLUSIVE, f"not there at step {seen}; the window has not begun")
+        if last > seen and seen < series.horizon:
+            end = min(last, series.horizon)
+            return _found(names.INCONCLUSIVE, f"not there at step {seen}; the window is not over until step {end:.0f}")
         if all(point.bits.hi < bits for point in series.points):
             return _found(
                 names.EQUIVALENT, f"below {bits:.3f} bit at all {len(series.points)} checkpoints to step {seen}"
@@ -205,7 +248,7 @@ def _before(a: Birth, b: Birth, name_a: str, name_b: str) -> ReadingVerdict:
     if a.by is None and b.by is None:
         return _found(names.INCONCLUSIVE, "neither has come up")
     early = [name for name, birth in ((name_a, a), (name_b, b)) if birth.by is not None and birth.after is None]
-    if len(early) == 2 or (early and (a.by is None or b.by is None)):
+    if len(early) == 2:
         raise Untestable(f"{' and '.join(early)}: already readable at the first checkpoint")
     told = "; ".join(
         f"{name} " + ("has not come up" if birth.by is None else f"came up by step {birth.by}")
@@ -218,13 +261,16 @@ def _before(a: Birth, b: Birth, name_a: str, name_b: str) -> ReadingVerdict:
     return _found(names.INCONCLUSIVE, f"{told}, between the same checkpoints; closer ones would decide")
 
 
-def _stability(claim: Claim, series: Series, delta: float) -> ReadingVerdict:
-    first, last = window_steps(claim, series)
+def _stability(claim: Claim, series: Series, delta: float, within: tuple[float, float]) -> ReadingVerdict:
+    first, last = within
     points = [point for point in series.points if first <= point.step <= last]
-    if len(points) < 2:
-        raise Untestable(f"{len(points)} checkpoints lie in {(claim.when or {}).get('text', 'the run')}; 2 are needed")
     relation = claim.relation or "steady"
     of_bits = relation in ("fade", "grow")
+    left_out: list[Point] = []
+    if claim.when is None and not of_bits:
+        points, left_out = _from_first_depth(points)
+    if len(points) < 2:
+        raise Untestable(f"{len(points)} checkpoints lie in {(claim.when or {}).get('text', 'the run')}; 2 are needed")
     values = [point.bits if of_bits else point.depth for point in points]
     if any(value is None for value in values):
         raise Untestable("no depth at some checkpoints: there is too little gain to place")
@@ -242,6 +288,10 @@ def _stability(claim: Claim, series: Series, delta: float) -> ReadingVerdict:
         f"{what} changed by {said(change.value, change.lo, change.hi)} over {len(row)} checkpoints "
         f"(steps {points[0].step}..{points[-1].step}); {turns} turns; trend S = {score:+d}, p = {p:.3f}"
     ]
+    if left_out:
+        told.append(
+            f"{_checkpoints(len(left_out))} until step {left_out[-1].step} left out: the subject had no depth there yet"
+        )
     if claim.polarity == "positive":
         verdict = names.INCONCLUSIVE
         if turns or moved:
@@ -260,6 +310,22 @@ def _stability(claim: Claim, series: Series, delta: float) -> ReadingVerdict:
         needed = units_needed(max(1, series.sentences), half, away) if series.sentences else None
         told.append("target: the nearer of no change and the margin; n counts sentences a checkpoint")
     return _found(verdict, *told, needed=needed)
+
+
+def _from_first_depth(points: Sequence[Point]) -> tuple[list[Point], list[Point]]:
+    """The points from the first one with a depth on, and those before it."""
+    start = next((at for at, point in enumerate(points) if point.depth is not None), len(points))
+    rest = list(points[start:])
+    if start and sum(point.depth is not None for point in rest) < FEWEST_READABLE:
+        raise Untestable(
+            f"no depth until step {points[start - 1].step}, too little gain to place, and {_checkpoints(len(rest))} since; "
+            f"{FEWEST_READABLE} with a depth are needed"
+        )
+    return rest, list(points[:start])
+
+
+def _checkpoints(count: int) -> str:
+    return f"{count} checkpoint" + ("" if count == 1 else "s")
 
 
 def _moves(relation: str, change: Interval, limit: float, trend: bool, still: bool) -> str:

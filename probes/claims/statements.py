@@ -62,6 +62,8 @@ def statements(clause: Clause, before: tuple[Subject, ...]) -> list[Statement | 
     if isinstance(found, str):
         return [Unread(found, start, end)] if found else []
     subjects, unknown = found
+    if why := _compares_effects(clause):
+        return [Unread(why, start, end)]
     if unknown:
         return [Unread(f"does not know {' '.join(repr(chunk.text) for chunk in unknown[:3])}", start, end)]
     if misread := clause.of("misread"):
@@ -87,6 +89,17 @@ def statements(clause: Clause, before: tuple[Subject, ...]) -> list[Statement | 
         if read_as := read(clause, subjects):
             return [replace(item, start=start, end=end) for item in read_as]
     return [Unread("names a subject, but not what is claimed of it", start, end)]
+
+
+def _compares_effects(clause: Clause) -> str:
+    """Why "hurts more than erasing number" and "matters more than verbs" are not read: they ask which is more."""
+    if not clause.of("than"):
+        return ""
+    if clause.of("remove"):
+        return "compares two removals, which is not measured"
+    if clause.of("rely") and clause.of("subject") and all(_rank(chunk) is None for chunk in clause.chunks):
+        return "compares how much the model relies on each, which is not measured"
+    return ""
 
 
 def _trend(clause: Clause) -> bool:
@@ -146,7 +159,7 @@ def _removal(clause: Clause, subjects: list[Named]) -> list[Statement]:
 def _reliance(clause: Clause, subjects: list[Named]) -> list[Statement]:
     """ "The model relies on A at the top", "B depends on A", "A is needed (for B)", "A does not matter"."""
     verbs = clause.of("rely")
-    if not verbs or (clause.of("compare") and len(subjects) > 1):
+    if not verbs or (clause.of("compare", "than") and len(subjects) > 1):
         return []
     verb = verbs[0]
     before = [s for s, at in subjects if at < verb.start]
@@ -224,11 +237,18 @@ def _comparison(clause: Clause, subjects: list[Named]) -> list[Statement]:
             if a != b:
                 found.append(
                     Statement(
-                        "emergence" if trained else "depth_order", a, 0, 0, b, _positive(clause), when=_when(clause),
+                        "emergence" if trained else "depth_order", a, 0, 0, b, _positive(clause), when=_when_of_both(clause),
                         relation=None if rank else "same", reading=_reading(clause),
                     )
                 )  # fmt: skip
     return found
+
+
+def _when_of_both(clause: Clause) -> Window | None:
+    """The time of a comparison; "later in training than" is the comparison itself, and no last third of training."""
+    ends = {chunk.start for chunk in clause.of("than")}
+    held = [c for c in clause.chunks if c.end not in ends or {"earlier", "later"}.isdisjoint(c.text.split())]
+    return _when(Clause(held))
 
 
 def _enumerates(clause: Clause, side: list[Subject]) -> bool:

@@ -158,13 +158,15 @@ def _sentence(claim: Claim, primary: str, found: ReadingVerdict, causal: str) ->
         said = f"it is not so that {_asserted(claim, primary)}"
     if primary in (SERIES, USE) or claim.kind not in ("depth_order", "band"):
         return said + "."
+    many = claim.b is not None or _plural(claim.a)
+    them, they_are = ("them", "they are") if many else ("it", "it is")
     if holds and causal == names.CORROBORATED and claim.polarity == "positive":
-        return f"{said}, and erasing shows that the model uses them so: they are processed {_processed(claim)}."
+        return f"{said}, and erasing shows that the model uses {them} so: {they_are} processed {_processed(claim)}."
     tested = {
-        names.CORROBORATED: "Erasing them points the way of the claim.",
-        names.CONTRADICTED: "Erasing them points the other way.",
-        names.NOT_SHOWN: "Erasing them does not show that the model uses them so.",
-        names.NOT_TESTED: "Whether the model uses them so was not tested.",
+        names.CORROBORATED: f"Erasing {them} points the way of the claim.",
+        names.CONTRADICTED: f"Erasing {them} points the other way.",
+        names.NOT_SHOWN: f"Erasing {them} does not show that the model uses {them} so.",
+        names.NOT_TESTED: f"Whether the model uses {them} so was not tested.",
     }[causal]
     return f"{said}. {tested}"
 
@@ -182,6 +184,14 @@ def _subject(name: str | None) -> str:
     return name if name in SUBJECTS else "what the claim names"
 
 
+def _plural(name: str | None) -> bool:
+    return name in SUBJECTS and SUBJECTS[name].plural
+
+
+def _are(name: str | None) -> str:
+    return "are" if _plural(name) else "is"
+
+
 def _asserted(claim: Claim, primary: str) -> str:
     a, b = _subject(claim.a), _subject(claim.b)
     no = "not " if claim.polarity == "negative" else ""
@@ -192,27 +202,28 @@ def _asserted(claim: Claim, primary: str) -> str:
         came = "did not come up" if no else "came up"
         return f"{a} {came} {'before ' + b if claim.b else 'within the steps named'}"
     if claim.kind == "stability":
-        return f"{a} {'changed' if no else 'stayed as they were'}"
+        it_was = "they were" if _plural(claim.a) else "it was"
+        return f"{a} {'changed' if no else f'stayed as {it_was}'}"
     state = _STATE[primary]
     if claim.kind == "band":
-        return f"{a} are {no}{state} in the layers named ({(claim.where or {}).get('text', 'none')})"
+        return f"{a} {_are(claim.a)} {no}{state} in the layers named ({(claim.where or {}).get('text', 'none')})"
     if claim.relation == "same":
         return f"{a} and {b} are {no}{state} at the same depth"
-    return f"{a} are {no}{state} at lower layers than {b}"
+    return f"{a} {_are(claim.a)} {no}{state} at lower layers than {b}"
 
 
 def _order_refuted(claim: Claim, primary: str, verdict: str) -> str:
     a, b = _subject(claim.a), _subject(claim.b)
     state = _STATE[primary]
     if verdict == names.FREQUENCY:
-        return f"{a} are {state} at lower layers than {b} only until word frequency is accounted for"
+        return f"{a} {_are(claim.a)} {state} at lower layers than {b} only until word frequency is accounted for"
     if verdict == names.EQUIVALENT:
         return f"{a} and {b} are {state} at the same depth, within half a layer or .05"
     if claim.relation == "same":
         return f"{a} and {b} are {state} at different depths"
     if claim.polarity == "negative":
-        return f"{a} are {state} at lower layers than {b}, which the claim denies"
-    return f"{a} are {state} at higher layers than {b}, the reverse of the claim"
+        return f"{a} {_are(claim.a)} {state} at lower layers than {b}, which the claim denies"
+    return f"{a} {_are(claim.a)} {state} at higher layers than {b}, the reverse of the claim"
 
 
 __all__ = [

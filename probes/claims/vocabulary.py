@@ -39,6 +39,12 @@ class Subject:
     value: str | None = None
     words: str | None = None
 
+    @property
+    def plural(self) -> bool:
+        """Whether its name takes "are": "nouns", "parts of speech", "people", but not "tense" or "concreteness"."""
+        head = self.name.split(" of ")[0]
+        return head == "people" or (head.endswith("s") and not head.endswith("ss"))
+
     def tasks(self, labels: Collection[str] = LABELS) -> tuple[str, ...]:
         """The labels that decode it, of the current and of the next word; empty if there are none."""
         return tuple(label for label in labels if label.split(".")[0] == self.family)

@@ -14,6 +14,7 @@ from streamlit.testing.v1 import AppTest
 from app import behaviour, behaviour_figures, transcript_html
 from app.behaviour import Mark
 from app.behaviour_figures import Point
+from app.verdict_html import escaped
 from lab.records import Episode, Records
 from lab.run import Run
 from probes.behaviour.rates import wilson
@@ -210,7 +211,7 @@ def test_marks_and_changes_lose_no_letter_and_close_every_tag(text: str, spans: 
         assert block.count(f"<{tag}") == block.count(f"</{tag}>")
     bare = re.sub(r'<span class="bw-(chip|dim)".*?</span>', "", block)
     letters = plain(bare).replace(" ", "")
-    assert letters.strip() == plain(transcript_html.escaped(text)).replace(" ", "").strip()
+    assert letters.strip() == plain(escaped(text)).replace(" ", "").strip()
 
 
 def test_a_huge_text_is_cut_and_compared_as_a_whole() -> None:

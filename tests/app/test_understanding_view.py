@@ -103,6 +103,7 @@ def test_each_rule_says_when_it_would_pause_and_how_often_it_fired(root: Path, o
     for rule in health.RULES:
         pauses = "never; it is noted" not in rows[rule.id]
         assert pauses == (rule.severity == "critical"), rule.id
+    assert "every 250 steps" in rows[health.DIVERGENCE.id]  # as it was changed to, not as configured
     assert "3 of 900 every 100; 1 of 240 every 250" in rows[health.LOSS_SPIKE.id]
     assert "step 1,750; now 0.137" in rows[health.DEAD_UNITS.id]
     assert health_rules.would_pause(health.DIVERGENCE, 100, observe_only=True).startswith("never")
@@ -125,6 +126,7 @@ def test_regimes_are_listed_with_what_changed_and_home_has_the_timeline(root: Pa
     rows = home.dataframe[2].value
     assert list(rows["Step"]) == sorted(rows["Step"], reverse=True)
     assert {"regime", "first", "journal"} <= set(rows["Kind"])
+    assert "1, of how many was not counted" in set(rows["Counted"])  # a first occurrence without a denominator says so
     looped = next(
         row for row in rows.to_dict("records") if "health.divergence" in row["What"] and row["Kind"] == "first"
     )

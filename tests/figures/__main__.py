@@ -138,6 +138,7 @@ def render() -> str:
             text = f"{first[1]:.3f} → {last[1]:.3f} bits per byte ({yardstick})"
             rows.append(f"| `{name}`: validation, {row['tokens'] / 1e6:.1f} M tokens | {text} | 1 run |")
             share = f"{row['probing_share']:.1%} of training time, {row['seconds']['train'] / 60:.1f} minutes"
+            share += f" ({row['note']})" if "note" in row else ""
             rows.append(f"| `{name}`: probing visits | {share} | {row['probing_visits']} visits |")
     return "\n".join(rows)
 

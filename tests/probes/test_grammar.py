@@ -179,6 +179,29 @@ def test_a_range_is_not_guessed_from_two_distant_layers() -> None:
     assert one("Meaning is readable in the last 0 layers.").status == UNPARSED
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Erasing function words at layer 2 hurts the model more than erasing meaning.",
+        "Removing function words costs less than removing meaning.",
+    ],
+)
+def test_which_of_two_removals_costs_more_is_not_read_as_one_hurting_the_other(text: str) -> None:
+    claim = one(text)
+    assert (claim.status, claim.reason) == (UNPARSED, "compares two removals, which is not measured")
+
+
+def test_later_in_training_than_compares_and_names_no_window() -> None:
+    for text in (
+        "Semantic concepts emerged later in training than function words.",
+        "Function words emerged much earlier in training than semantic concepts.",
+    ):
+        claim = one(text)
+        assert (claim.kind, claim.a, claim.b, claim.when) == ("emergence", "function words", "semantic concepts", None)
+    alone = one("Semantic concepts emerged later in training.")
+    assert alone.when is not None and alone.when["text"] == "share 0.67..1.00"
+
+
 def test_neither_and_nor_deny_both_places() -> None:
     claims = read("Function words are found in neither the middle nor the top layers.")
     assert [claim.polarity for claim in claims] == ["negative", "negative"]

@@ -16,7 +16,7 @@ from probes.claims.grammar import Claim, parse
 from probes.claims.guards import WrongEvidence
 from probes.claims.judging import p_value
 from probes.claims.outcomes import ReadingVerdict, margin, relative_region
-from probes.claims.series import Point, Series, born, flickers, judge_series, mann_kendall
+from probes.claims.series import Point, Series, born, flickers, judge_series, mann_kendall, window
 from probes.claims.verdict import (
     CAUSAL,
     VERDICTS,
@@ -27,6 +27,7 @@ from probes.claims.verdict import (
     judge,
     primary_reading,
 )
+from probes.claims.vocabulary import SUBJECTS
 from probes.layers.evidence import Curve, Difference, Evidence, Interval, Side, Variant
 from probes.layers.problem import Untestable
 
@@ -180,6 +181,47 @@ def test_the_same_depth_is_supported_by_equivalence_and_refuted_by_any_differenc
     assert p_value(evidence(0.0, 0.03, **near), same, LAYERS) == pytest.approx(0.0, abs=1e-4)
 
 
+def test_the_same_depth_needs_holm() -> None:
+    same = claim_of("Function words and content words sit at the same depth.")
+    near = evidence(0.0, 0.03, claim=same, b=side("content words"))
+    assert verdict(near, same, p_holm=0.049) == names.STRONG
+    open_ = judge(near, same, LAYERS, p_holm=0.05)
+    assert (open_.verdict, open_.sign) == (names.INCONCLUSIVE, 0) and "Holm" in open_.reasons[-1]
+    barely = evidence(0.03, 0.06, claim=same, b=side("content words"))
+    alone = p_value(barely, same, LAYERS)
+    assert alone is not None and 0 < alone < 0.05
+    more = judge(barely, same, LAYERS, p_holm=4 * alone)
+    assert more.verdict == names.INCONCLUSIVE and more.n_needed is not None and more.n_needed > 400
+    assert verdict(barely, same, p_holm=alone) in (names.STRONG, names.WEAK)
+    other = replace(same, polarity="negative")
+    small = evidence(0.11, 0.1, claim=same, b=side("content words"))
+    assert verdict(small, other) == names.WEAK and verdict(small, other, p_holm=0.2) == names.INCONCLUSIVE
+
+
+@pytest.mark.parametrize(("lo90", "hi90"), [(-0.02, 0.08), (-0.02, 0.09), (-0.08, 0.05), (-0.09, 0.05), (0.0, 1 / 12)])
+def test_the_p_value_of_same_is_that_of_its_interval_also_where_that_is_skewed(lo90: float, hi90: float) -> None:
+    same = claim_of("Function words and content words sit at the same depth.")
+    skewed = Difference(0.0, -0.2, 0.2, lo90, hi90, 1.0, "sentence", 400, 2000, "fixed")
+    p = p_value(evidence(claim=same, delta=skewed), same, LAYERS)
+    assert p is not None and (p <= 0.05) == (-margin(LAYERS) < lo90 and hi90 < margin(LAYERS))
+
+
+def test_sides_that_have_only_half_gain_or_only_a_peak_can_still_be_strong() -> None:
+    claim = claim_of("Function words are settled in the lower third.")
+    same = claim_of("Function words and content words sit at the same depth.")
+    for reading, has in (("decide", {"peak": None}), ("use", {"half_gain": None})):
+        one: dict[str, Any] = {"reading": reading, "target": None, "a": side("function words", **{"peak": 0.2, **has})}
+        found = evidence(claim=claim, b=None, delta=None, p_in_region=0.99, **one)
+        assert verdict(found, claim) == names.STRONG, reading
+        elsewhere = side("function words", **{"half_gain": 0.6, "peak": 0.6, **has})
+        assert verdict(replace(found, a=elsewhere), claim) == names.WEAK
+        level = side("content words", **{"peak": 0.2, **has})
+        assert verdict(evidence(0.0, 0.03, claim=same, **{**one, "b": level}), same) == names.STRONG
+    bare = evidence(claim=claim, b=None, delta=None, p_in_region=0.99, a=side("function words", 0.2, None))
+    assert verdict(bare, claim) == names.WEAK  # decode has both, so one that is missing could not be placed
+    assert verdict(replace(bare, reading="decide", a=side("function words", None, None)), claim) == names.WEAK
+
+
 def test_a_band_needs_95_of_100_replicates() -> None:
     claim = claim_of("Function words are settled in the lower third.")
     found = evidence(claim=claim, b=None, delta=None, a=side("function words", 0.2, 0.2, depth=Interval(0.3, 0.2, 0.4)))
@@ -285,7 +327,7 @@ def series(
     return Series(
         subject,
         tuple(Point(s, Interval(b, b - half, b + half), d) for s, b, d in zip(steps, bits, depths, strict=True)),
-        last_step=600,
+        horizon=600,
         sentences=400,
     )
 
@@ -343,6 +385,84 @@ def test_one_before_the_other_needs_a_checkpoint_between() -> None:
     backward = replace(claim, a="content words", b="function words")
     assert judge_series(backward, late, series(RISE), LAYERS).verdict == names.REVERSED
     assert judge_series(claim, series([0.0] * 8), never, LAYERS).verdict == names.INCONCLUSIVE
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        ({"first": 64, "last": None}, "has not begun"),
+        ({"first": 2 / 3, "last": 1, "unit": "share"}, "has not begun"),
+        ({"first": 4, "last": None}, "not over until step 600"),
+        ({"first": 4, "last": 65}, "not over until step 65"),
+        ({"first": 0, "last": 1 / 3, "unit": "share"}, "not over until step 200"),
+        (None, "not over until step 600"),
+    ],
+)
+def test_what_is_not_there_yet_is_not_refuted_before_its_window_is_over(wanted: Any, said: str) -> None:
+    flat = series([0.0] * 8)  # to step 64 of 600
+    for polarity in ("positive", "negative"):
+        found = judge_series(emergence(wanted, polarity=polarity), flat, None, LAYERS)
+        assert (found.verdict, found.sign) == (names.INCONCLUSIVE, 0) and said in found.reasons[0]
+
+
+def test_an_open_window_is_over_with_the_run_and_a_birth_before_it_refutes_at_once() -> None:
+    flat, late = replace(series([0.0] * 8), horizon=64), {"first": 4, "last": None}
+    assert judge_series(emergence(late), flat, None, LAYERS).verdict == names.EQUIVALENT
+    assert judge_series(emergence({"first": 16, "last": None}), series(RISE), None, LAYERS).verdict == names.REVERSED
+
+
+def test_a_share_of_training_is_of_the_planned_run_and_not_of_what_was_seen() -> None:
+    third = {"first": 0, "last": 1 / 10, "unit": "share"}  # to step 60 of 600, to 6 of the 64 that were seen
+    assert judge_series(emergence(third), series(RISE), None, LAYERS).verdict == names.STRONG
+    assert window(emergence(third), [0, 64], 600) == (0, 60)
+    beyond = judge_series(emergence(third), replace(series(RISE), horizon=60), None, LAYERS)
+    assert beyond.verdict == names.UNTESTABLE and "planned to end at 60" in beyond.reasons[0]
+
+
+def test_the_last_three_checkpoints_are_three_of_the_run_and_not_of_those_that_were_read() -> None:
+    run = [0, 10, 20, 30, 40, 50]
+    last3 = claim_of("Function words have not moved over the last 3 checkpoints.")
+    assert window(last3, run, 100) == (30, 50)
+    assert window(claim_of("Function words have not moved since the last checkpoint."), run, 100) == (40, 50)
+    assert window(stability(), run, 100) == (-math.inf, math.inf)
+    with pytest.raises(Untestable, match="no checkpoint"):
+        window(last3, [], 100)
+    moved = series([0.3] * 6, [0.1, 0.6, 0.3, 0.3, 0.3, 0.3])  # steps 0 1 2 4 8 16
+    found = judge_series(last3, moved, None, LAYERS, window=(2, 16))
+    assert found.verdict == names.WEAK and "4 checkpoints (steps 2..16)" in found.reasons[0]
+    assert judge_series(last3, moved, None, LAYERS, window=(0, 16)).verdict == names.REVERSED
+    assert "(steps 4..16)" in judge_series(last3, moved, None, LAYERS).reasons[0]
+
+
+def test_of_two_one_may_be_there_from_the_first_checkpoint_but_not_both() -> None:
+    claim, always = emergence(None, b="content words"), [0.3] * 8
+    later = series(RISE, subject="content words")
+    assert judge_series(claim, series(always), later, LAYERS).verdict == names.STRONG
+    assert (
+        judge_series(claim, series(RISE), replace(later, points=series(always).points), LAYERS).verdict
+        == names.REVERSED
+    )
+    assert (
+        judge_series(claim, series(always), series([0.0] * 8, subject="content words"), LAYERS).verdict == names.STRONG
+    )
+    faint = series([0.045] * 4 + [0.3] * 4, subject="content words")  # there from the start by half the threshold only
+    assert judge_series(claim, series(always), faint, LAYERS).verdict == names.WEAK
+    both = judge_series(claim, series(always), series(always, subject="content words"), LAYERS)
+    assert both.verdict == names.UNTESTABLE and "function words and content words" in both.reasons[0]
+
+
+def test_stability_without_a_window_begins_where_there_is_a_depth() -> None:
+    whole = series([0.3] * 6, STILL)
+    early = replace(whole, points=tuple(replace(p, depth=None) if p.step < 2 else p for p in whole.points))  # 0 and 1
+    found = judge_series(stability(), early, None, LAYERS)
+    assert found.verdict == names.WEAK and "(steps 2..16)" in found.reasons[0]
+    assert "2 checkpoints until step 1 left out" in found.reasons[1]
+    named = replace(stability(), when={"unit": "share", "first": 0, "last": 1, "text": "share 0.00..1.00"})
+    assert judge_series(named, early, None, LAYERS).verdict == names.UNTESTABLE
+    few = replace(whole, points=tuple(replace(p, depth=None) if p.step < 8 else p for p in whole.points))
+    assert "3 with a depth are needed" in judge_series(stability(), few, None, LAYERS).reasons[0]
+    gap = replace(whole, points=tuple(replace(p, depth=None) if p.step in (0, 4) else p for p in whole.points))
+    assert judge_series(stability(), gap, None, LAYERS).verdict == names.UNTESTABLE
 
 
 def stability(relation: str = "steady", polarity: str = "positive") -> Claim:
@@ -443,6 +563,22 @@ def test_processed_is_said_only_with_causal_corroboration() -> None:
     assert "processed" in combine(claim_of(), readings).wording
     for use in (judged(names.INCONCLUSIVE), judged(names.REVERSED, -1), judged(names.UNTESTABLE)):
         assert "processed" not in combine(claim_of(), {**readings, "use": use}).wording
+
+
+def test_the_sentence_agrees_in_number_with_its_subject() -> None:
+    decode, still = {"decode.next": judged(names.STRONG, 1)}, {"series": judged(names.STRONG, 1)}
+    erased = {**decode, "use": judged(names.STRONG, 1)}
+    order = replace(claim_of("Function words are decoded at lower layers than semantic concepts."), a="frequency")
+    band = replace(claim_of("Meaning is readable in the upper layers."), a="tense")
+    steady = claim_of("Function words have not moved since step 4000.")
+    assert "frequency is decodable as the next word at lower layers" in combine(order, decode).wording
+    assert "tense is decodable" in combine(band, decode).wording and "uses it so was" in combine(band, decode).wording
+    assert "model uses it so: it is processed there" in combine(band, erased).wording
+    assert "model uses them so: they are processed in that order" in combine(order, erased).wording
+    assert combine(replace(steady, a="punctuation"), still).wording.endswith("punctuation stayed as it was.")
+    assert combine(steady, still).wording.endswith("function words stayed as they were.")
+    singular = {name for name in ("concreteness", "number", "word class", "syntax") if not SUBJECTS[name].plural}
+    assert len(singular) == 4 and all(SUBJECTS[name].plural for name in ("people", "parts of speech", "nouns"))
 
 
 def test_the_causal_column_has_its_four_names() -> None:

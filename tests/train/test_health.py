@@ -32,6 +32,17 @@ def test_normal_noise_gives_no_spike_in_20000_steps() -> None:
     assert Spikes().judge(range(20_000), noise(20_000)) == []
 
 
+def test_a_falling_loss_is_no_noise_that_hides_a_jump() -> None:
+    falling = [3 * 0.98**step + value for step, value in enumerate(noise(200))]
+    assert Spikes().judge(range(200), falling) == []
+    jumped = [value + 1.0 * (step >= 160) for step, value in enumerate(falling)]
+    assert len(Spikes().judge(range(200), jumped)) >= 30, "a jump of ten times the noise"
+
+
+def test_gradient_norms_are_watched_and_losses_alert() -> None:
+    assert (health.GRADIENT_SPIKES.severity, health.LOSS_SPIKES.severity) == ("watch", "alert")
+
+
 @pytest.mark.parametrize(("third", "often"), [(299, True), (301, False)])
 def test_three_spikes_in_100_steps_are_often_also_when_visits_cut_them_apart(third: int, often: bool) -> None:
     values = noise(400, spikes={200: 3.0, 250: 3.0, third: 3.0})
