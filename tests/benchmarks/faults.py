@@ -12,13 +12,15 @@ import contextlib
 import json
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from tests.benchmarks.pairs import circumstances
-from tests.faults import test_injected_faults as harness
+
+HARNESS = Path(__file__).resolve().parents[1] / "faults" / "test_injected_faults.py"
 
 
 class Kept:
@@ -41,7 +43,7 @@ def main(arguments: list[str]) -> int:
     kept, started = Kept(), time.process_time()
     chosen = ["-m", "not slow" if options.quick else "slow", "-s", "-p", "no:cacheprovider"]
     with contextlib.redirect_stdout(sys.stderr):
-        code = pytest.main([str(harness.__file__), *chosen], plugins=[kept])
+        code = pytest.main([str(HARNESS), *chosen], plugins=[kept])
     figures = {
         "cpu_seconds": round(time.process_time() - started),
         "rows": kept.rows["figure"],

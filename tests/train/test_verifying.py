@@ -148,7 +148,9 @@ def test_bad_requests_are_refused_in_words_and_leave_nothing_behind(
 
 
 def test_an_empty_journal_says_how_to_fill_it(tiny_config: Config, tmp_path: Path) -> None:
-    with start(tiny_config("train.steps=1", "optimizer.warmup_steps=0", "probing.every=0"), tmp_path, "silent") as session:
+    with start(
+        tiny_config("train.steps=1", "optimizer.warmup_steps=0", "probing.every=0"), tmp_path, "silent"
+    ) as session:
         train(session)
     with pytest.raises(NothingToVerify, match="lab journal add"):
         verify(session.run)
