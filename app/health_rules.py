@@ -7,8 +7,8 @@ from probes.behaviour.fallback import FALLBACK
 from probes.behaviour.findings import Rule, Severity
 
 
-def _health(id: str, severity: Severity, definition: str) -> Rule:
-    return Rule("health", f"health.{id}", "1", severity, definition)
+def _health(id: str, severity: Severity, definition: str, version: str = "1") -> Rule:
+    return Rule("health", f"health.{id}", version, severity, definition)
 
 
 HEALTH = (
@@ -18,20 +18,24 @@ HEALTH = (
     _health(
         "loss-spike",
         "watch",
-        "the loss of a step is more than 6 robust deviations over the median of the 128 steps before",
+        "the loss of a step is more than 6 robust deviations (of changes from step to step) over the median of the 128 "
+        "steps before",
+        "2",
     ),
     _health(
         "gradient-spike",
         "watch",
-        "the gradient norm of a step, before clipping, is more than 6 robust deviations over the median of the 128 steps "
-        "before",
+        "the gradient norm of a step, before clipping, is more than 6 robust deviations (of changes from step to step) over "
+        "the median of the 128 steps before",
+        "2",
     ),
-    _health("loss-spikes", "alert", "3 or more loss spikes in 100 steps"),
-    _health("gradient-spikes", "alert", "3 or more gradient spikes in 100 steps"),
+    _health("loss-spikes", "alert", "3 or more loss spikes in 100 steps", "2"),
+    _health("gradient-spikes", "watch", "3 or more gradient spikes in 100 steps", "2"),
     _health(
         "worse-than-uniform",
         "alert",
         "a loss spike above ln(vocabulary), what knowing nothing costs: a text of random tokens costs at least that",
+        "2",
     ),
     _health(
         "divergence",

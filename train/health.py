@@ -3,8 +3,8 @@
 Numbers in, verdicts out: nothing here visits, records or pauses; `understanding` does. Spikes are judged against the median
 of the 128 steps before (OLMo-core's window; a mean would be moved by the very spikes it is to find) and against the usual
 change from step to step: a deviation from the median would count a falling loss as noise and be blind while a model learns
-fastest (a rate ten times too high, at step 150, trebled the loss and was within 6 of those). Trends are two exponential
-averages.
+fastest (a rate ten times too high from step 150 on trebled the loss of three runs and gave one spike in all three together).
+Trends are two exponential averages.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ GRADIENT_SPIKE = _rule(
     "gradient-spike", "watch", f"the gradient norm of a step, before clipping, is {SPIKE}", version="2"
 )
 LOSS_SPIKES = _rule("loss-spikes", "alert", f"{OFTEN} or more loss spikes in {STEPS_OF_OFTEN} steps", version="2")
-# To be read, not to be called for: norms are heavy-tailed (1.2 % of a clean run's steps are spikes, so three in 100 steps are
-# ordinary), and they are clipped before they are applied; where one does harm, the loss shows it.
+# To be read, not to be called for: norms are heavy-tailed (51 of a clean run's 5,000 steps are spikes, so three in 100 steps
+# are ordinary), and they are clipped before they are applied; where one does harm, the loss shows it.
 GRADIENT_SPIKES = _rule(
     "gradient-spikes", "watch", f"{OFTEN} or more gradient spikes in {STEPS_OF_OFTEN} steps", version="2"
 )

@@ -38,6 +38,7 @@ BENCHES: dict[str, tuple[str, list[str]]] = {
     "generation": (sys.executable, ["tests.benchmarks.generation", "--run", "smol"]),
     "probes": (sys.executable, ["tests.benchmarks.probes"]),
     "coverage": (sys.executable, ["tests.benchmarks.coverage"]),
+    "faults": (sys.executable, ["tests.benchmarks.faults"]),
 }
 RUNS = ("demo", "laptop")
 VERDICTS = ("verdict_laptop", "verdict_smollm2")
@@ -131,6 +132,14 @@ def render() -> str:
         title = f"planted depths, {row['sentences']} sentences, {row['method']} intervals: nominal 95 % intervals hold"
         errors = f"; A = B called different in {row['rejected']:.1%}; largest bias {worst:.3f} of 8 layers"
         rows.append(f"| {title} | {held}{errors} | {row['worlds']:,} worlds |")
+    for row in _rows("faults"):
+        low, high = row["interval"]
+        rows.append(
+            f"| injected fault, {row['fault']}: seen by the understanding module | {row['found']} of {row['n']} "
+            f"[{low:.0%}, {high:.0%}] | {row['n']} seeds |"
+        )
+    for row in _rows("faults", "clean"):
+        rows.append(f"| alerts on a clean `tiny` run | {row['alerts']} in {row['steps']:,} steps | 1 run |")
     for name in RUNS:
         for row in _rows(name):
             first, last = row["validation_bits_per_byte"][0], row["validation_bits_per_byte"][-1]
@@ -143,9 +152,9 @@ def render() -> str:
     return "\n".join(rows)
 
 
-def _rows(name: str) -> list[dict[str, Any]]:
+def _rows(name: str, key: str = "rows") -> list[dict[str, Any]]:
     file = HERE / f"{name}.json"
-    return list(json.loads(file.read_text(encoding="utf8"))["rows"]) if file.exists() else []
+    return list(json.loads(file.read_text(encoding="utf8")).get(key, [])) if file.exists() else []
 
 
 def _ratio(row: dict[str, Any]) -> str:
