@@ -1,6 +1,6 @@
 """`make figures`: rerun the measurements that README quotes, keep them as JSON here, and render README's table from them.
 
-    python -m tests.figures               # everything (about an hour on two cores)
+    python -m tests.figures               # everything (about two hours on two cores)
     python -m tests.figures --render      # only README's table, from the JSON that is here
     python -m tests.figures demo laptop   # only these
 
