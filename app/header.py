@@ -16,6 +16,7 @@ import streamlit as st
 
 from app import queries
 from app.queries import Opened
+from app.verdict_text import short, visible
 from lab.records import Records
 from lab.run import default_root
 
@@ -200,7 +201,7 @@ def _status(opened: Opened) -> None:
             return
         st.text("nothing written yet" if at is None else f"last write {ago(time.time() - at)} ago")
         for latch in latches:
-            st.text(f"held by {latch.owner}: {latch.reason}")
+            st.text(f"held by {short(visible(latch.owner), 32)}: {short(visible(latch.reason), 160)}")
 
 
 def clock(at: Any) -> datetime | None:
