@@ -220,7 +220,9 @@ def method_facts(verdict: Json) -> Facts:
                 f"{number(corpus['documents'])} documents, {number(corpus['in_training'])} of them in the training data",
             )
         )
-        facts += [(f"Label {visible(name)}", visible(source)) for name, source in sorted(corpus.get("labels", {}).items())]
+        facts += [
+            (f"Label {visible(name)}", visible(source)) for name, source in sorted(corpus.get("labels", {}).items())
+        ]
     for name, evidence in readings(verdict):
         kept = sorted((key, value) for key, value in evidence["settings"].items() if key != "series")
         settings = ", ".join(f"{key} {_setting(value)}" for key, value in kept)
