@@ -21,7 +21,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lab.checkpoint import is_log_milestone, list_checkpoints
 from lab.corpus import Corpus
 from lab.errors import LabError
 from lab.model import GPT, GPTConfig
@@ -79,14 +78,6 @@ class Material:
     @property
     def n_layers(self) -> int:
         return self.run.config.model.n_layers
-
-    def reference_step(self) -> int | None:
-        """The checkpoint that comparisons are made with: the configured one, else the first milestone from 512 on."""
-        steps = [info.step for info in list_checkpoints(self.run.checkpoints_folder)]
-        wanted = self.run.config.reference.step
-        if wanted is not None:
-            return wanted if wanted in steps else None
-        return next((step for step in steps if step >= 512 and is_log_milestone(step)), steps[0] if steps else None)
 
     def corpus_summary(self, subjects: Collection[str]) -> dict[str, Any]:
         """The text, in numbers, and where the labels of these subjects come from."""

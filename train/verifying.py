@@ -34,6 +34,7 @@ from probes.claims.verdict import (
     judge_series,
     p_value,
 )
+from probes.layers import depth
 from probes.layers.evidence import Evidence
 from probes.layers.labels import ALL_LABELS
 from probes.layers.problem import Untestable
@@ -41,6 +42,7 @@ from train.entries import add_entry, check_entry, entries, entry_of
 from train.material import LAYER_CONVENTION, SENTENCES, Material, canonical, gather
 from train.probing_steps import probe_all
 from train.readings import QUICK, Readings, Sizes
+from train.references import reference_at
 
 __all__ = ["add_entry", "entries", "probe_all", "verify"]
 
@@ -253,19 +255,19 @@ def _origins(
 
 
 def _preference(material: Material, claim: Claim, reference: int | None) -> dict[str, Any] | None:
-    other = reference if reference is not None else material.reference_step()
-    earlier = material.run.model(other) if other is not None and other < material.step else None  # "gained since"
-    tokenizer = material.run.tokenizer()
+    run = material.run
+    there = run.checkpoint_info(reference) if reference is not None else reference_at(run, material.step)
+    other = None if isinstance(there, str) or there.step >= material.step else there  # nothing can be gained since
+    earlier = run.model(other.step) if other else None
+    tokenizer = run.tokenizer()
     try:
         found = preference(
             claim, sentence_scorer(material.model, tokenizer), earlier and sentence_scorer(earlier, tokenizer)
         )
     except Untestable as error:
         return {"text": str(error), "prefers": None}
-    if earlier is None or other is None:
-        return found.to_json() | {"reference_step": None, "reference_checkpoint": None}
-    digest = material.run.checkpoint_info(other).weights_sha256
-    return found.to_json() | {"reference_step": other, "reference_checkpoint": digest}
+    made_on = {"reference_step": other and other.step, "reference_checkpoint": other and other.weights_sha256}
+    return found.to_json() | made_on
 
 
 def _texts(run: Run, entry: int | None, text: str | None, author: str, at: int) -> list[dict[str, Any]]:
@@ -334,6 +336,7 @@ def _readings(wanted: Sequence[str]) -> tuple[str, ...]:
 
 
 def _rules_hash() -> str:
-    """Of the protocol and of every threshold in `outcomes`."""
-    thresholds = {name: value for name, value in vars(outcomes).items() if name.isupper() and not callable(value)}
+    """Of the protocol and of every threshold in `outcomes` and `depth`."""
+    named = [*vars(outcomes).items(), *vars(depth).items()]
+    thresholds = {name: value for name, value in named if name.isupper() and not callable(value)}
     return canonical([RULES, {name: repr(value) for name, value in sorted(thresholds.items())}])

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from lab.errors import LabError
-from probes.claims import outcomes as names
 from probes.claims.grammar import Claim
+from probes.layers import depth
 from probes.layers.evidence import Difference, Evidence, Variant
 
 
@@ -56,11 +56,11 @@ def guards(evidence: Evidence, claim: Claim) -> tuple[str, ...]:
         if side.label.endswith(".raw"):
             reasons.append(f"{side.subject}: lexical, the word itself tells its label, so layer 0 already has it")
         if evidence.reading == "decode" and not evidence.untestable:
-            if side.gain is not None and not side.gain.lo > names.LEAST_GAIN:
+            if side.gain is not None and not side.gain.lo > depth.LEAST_GAIN_BITS:
                 reasons.append(f"{side.subject}: the gain may be as small as {side.gain.lo:.3f} bit, .02 is the least")
             if side.selectivity is not None and not side.selectivity.lo > 0:
                 reasons.append(f"{side.subject}: a probe learns arbitrary labels as well (selectivity not above 0)")
-            if side.twin_share is not None and not side.twin_share < names.TWIN_HAS_IT:
+            if side.twin_share is not None and not side.twin_share < depth.TWIN_SHARE:
                 reasons.append(f"{side.subject}: a never-trained twin has {side.twin_share:.0%} of the gain")
     if not reasons and claim.kind == "depth_order":
         reasons += _unusable(evidence.delta, evidence.variants)

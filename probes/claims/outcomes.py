@@ -24,8 +24,6 @@ CAUSAL = (CORROBORATED, NOT_SHOWN, CONTRADICTED, NOT_TESTED)
 
 ALPHA = 0.05
 SURE = 1 - ALPHA  # share of replicates that puts a depth inside a region, or (ALPHA) outside it
-LEAST_GAIN = 0.02  # bits; below it a depth is a ratio of two noises
-TWIN_HAS_IT = 0.95  # share of the gain that a never-trained twin has: nothing was learnt
 LEAST_COST = 0.01  # nats per word; what pinning a whole concept cost a small model was .012
 
 

@@ -1,7 +1,9 @@
 """Roots with a small run and with broken ones, and `open_app`, which runs a page without a browser."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -9,6 +11,9 @@ from streamlit.util import calc_hash
 
 from tests.app.planted import make_run
 
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+FLAGS += ["--disable-component-update", "--disable-sync"]
 MAIN = Path(__file__).parents[2] / "app" / "main.py"
 
 
@@ -50,6 +55,18 @@ def broken_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (half / "config.toml").write_text("preset = [")
     (half / "manifest.json").write_text(json.dumps({}))
     return root
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if not CHROMIUM.exists():  # a failure under LAB_STRICT=1
+        pytest.skip(f"{CHROMIUM} is missing: apt-get install chromium, or run make setup as root")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lab.records import Claim, Entry, Records, Verdict
+from lab.records import Entry, Records, Verdict
 from lab.run import Run
 from probes.claims import grammar
 from probes.layers.evidence import Curve, Difference, Evidence, Interval, Side, Variant
 from tests.app.planted import LAYERS, STEPS, make_run
+from train.entries import as_row
 
 LAST = LAYERS - 1
 SEED = "Function words at lower layers, semantic concepts at higher layers."
@@ -176,20 +177,7 @@ def make_journal(root: Path, name: str, long: bool = False) -> Run:
         entry = Entry(step=step, author=author, kind=kind, text=text, created_at=1.79e9 + 3600 * at)
         records.add_now(entry)
         for claim in grammar.parse(text, entry.id):
-            records.add_now(
-                Claim(
-                    id=claim.id,
-                    entry=entry.id,
-                    text=claim.text,
-                    kind=claim.kind or "",
-                    a=claim.a or "",
-                    b=claim.b,
-                    reading=claim.reading or "",
-                    scope=claim.scope,
-                    polarity=claim.polarity,
-                    data=claim.to_json(),
-                )
-            )
+            records.add_now(as_row(claim, entry.id))
             if claim.status == grammar.PARSED:
                 judged = JUDGED.get((str(claim.a), claim.b))
             else:

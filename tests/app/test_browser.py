@@ -14,27 +14,10 @@ from app.launch import App, start
 from lab.records import Records
 from tests.app.planted import LAYERS, STEPS, make_run, planted
 
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-FLAGS += ["--disable-component-update", "--disable-sync"]
 PATIENCE = 90_000  # ms; a page takes 1 s on an idle machine, but CI shares two cores with whatever came before
 KNOWN = re.compile(r"/_stcore/(health|host-config)$")  # two harmless 404s of Streamlit on every deep link
 
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if not CHROMIUM.exists():
-        pytest.skip(
-            f"{CHROMIUM} is missing: apt-get install chromium, or run make setup as root"
-        )  # a failure under LAB_STRICT=1
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

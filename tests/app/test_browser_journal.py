@@ -12,23 +12,9 @@ from app.verdict_html import report
 from lab.records import Entry, Records
 from lab.run import Run
 from tests.app.planted_verdicts import make_journal, stored
-from tests.app.test_browser import CHROMIUM, FLAGS, Watched
-
-PATIENCE = 90_000  # milliseconds: two busy cores
+from tests.app.test_browser import Watched
 
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    if not CHROMIUM.exists():
-        pytest.skip(f"{CHROMIUM} is missing: apt-get install chromium, or run make setup as root")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +32,8 @@ def app(root: Path) -> Iterator[App]:
 
 
 @pytest.fixture
-def watched(chromium: Any, app: App) -> Iterator[Watched]:
-    watched = Watched(chromium, app)
-    watched.page.set_default_timeout(PATIENCE)
+def watched(browser: Any, app: App) -> Iterator[Watched]:
+    watched = Watched(browser, app)
     yield watched
     watched.page.context.close()
 
