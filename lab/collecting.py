@@ -179,8 +179,8 @@ def collect_run(
     Raises:
         BadCollection: as `collect`, or a device that is not there.
     """
-    from lab.config import Source
     from lab.hf_tokenizer import load_tokenizer
+    from lab.sections import Source
     from lab.sources import documents, fingerprint, position
 
     place = _device(device)

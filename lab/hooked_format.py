@@ -7,8 +7,8 @@ tables, and that its configuration names many options of which one setting each 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from lab.config import ModelConfig
 from lab.llama import DoesNotFit, require_shapes, require_zero_biases, zero_biases
+from lab.sections import ModelConfig
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lab.config import PRESETS, ModelConfig, RunConfig, load_config
+from lab.config import PRESETS, RunConfig, load_config
 from lab.errors import LabError
 from lab.hf_tokenizer import FILES, HFTokenizer
 from lab.hooked_format import from_hooked, is_hooked_config, model_of_hooked
 from lab.llama import DoesNotFit, from_llama, model_of_llama
 from lab.run import Run, RunExists, check_name
+from lab.sections import ModelConfig
 from lab.tokenizer import BadTokenizer, Tokenizer
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from einops import rearrange
 
-from lab.config import ModelConfig
 from lab.errors import LabError
+from lab.sections import ModelConfig
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lab.config import Source
+from lab.sections import Source
 from lab.sources import ROLES, BadSource, Document
 
 ROWS = 1000  # per batch that is decoded

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from lab.config import ModelConfig
+from lab.sections import ModelConfig
 
 
 @dataclass

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int
 
-from lab.config import Source
 from lab.durable import replace_file, sync_folder, write_file
 from lab.errors import LabError
+from lab.sections import Source
 from lab.sources import Document, documents, fingerprint, position
 from lab.tokenizer import Tokenizer
 from lab.windows import Stream

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from lab.config import OUTSIDE, Role, Source
 from lab.errors import LabError
+from lab.sections import OUTSIDE, Role, Source
 
 TEXT_ENDINGS = (".txt", ".md", ".text")
 # Text files are cut at paragraphs into documents of about 1,000 tokens: a book that is one document would lie wholly

@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from lab.config import CheckInConfig
 from lab.errors import LabError
 from lab.generate import Sampling
 from lab.records import Episode, Records
 from lab.run import Run
+from lab.sections import CheckInConfig
 from probes.behaviour import loops
 from probes.behaviour.findings import Finding
 from probes.behaviour.rates import Rate, difference, wilson

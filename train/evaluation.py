@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from lab.config import EvaluationConfig
 from lab.corpus import Batch
 from lab.model import GPT
+from lab.sections import EvaluationConfig
 from train.attachments import Moment
 
 

@@ -16,12 +16,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from lab.config import JournalConfig
 from lab.durable import replace_file
 from lab.errors import LabError
 from lab.generate import Sampling
 from lab.records import Entry, Event
 from lab.run import Run
+from lab.sections import JournalConfig
 from probes.behaviour.rates import Rate, wilson
 from probes.claims.echo import find_echo
 from probes.claims.grammar import PARSED, Claim, parse

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lab.config import JournalConfig
 from lab.errors import LabError
 from lab.records import Reading
+from lab.sections import JournalConfig
 from train.conversations import Scene, fits
 from train.prompts import journal_prompts
 

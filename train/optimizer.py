@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from lab.config import OptimizerConfig
 from lab.errors import LabError
+from lab.sections import OptimizerConfig
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 

@@ -18,12 +18,12 @@ from typing import Any
 
 import torch
 
-from lab.config import ProbingConfig
 from lab.durable import replace_file
 from lab.errors import LabError
 from lab.model import GPT, GPTConfig
 from lab.records import Event, Reading, Records, RecordsMissing, Regime
 from lab.run import Run
+from lab.sections import ProbingConfig
 from lab.tokenizer import Tokenizer
 from probes.layers import labels
 from probes.layers.collect import check_layers, collect

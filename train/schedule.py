@@ -2,7 +2,7 @@
 
 import math
 
-from lab.config import OptimizerConfig
+from lab.sections import OptimizerConfig
 
 
 def learning_rate(step: int, horizon: int, config: OptimizerConfig) -> float:

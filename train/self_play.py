@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
-from lab.config import SelfPlayConfig
 from lab.errors import LabError
 from lab.generate import Sampling
 from lab.run import Run
+from lab.sections import SelfPlayConfig
 from probes.behaviour import loops
 from probes.behaviour.findings import Finding
 from train.attachments import Moment

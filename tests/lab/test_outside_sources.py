@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from lab import assets
-from lab.config import BadConfig, Source, load_config
+from lab.config import BadConfig, load_config
 from lab.errors import LabError
+from lab.sections import Source
 from lab.sources import BadSource, documents, fingerprint
 
 TURNS = [{"role": "user", "content": "the dog?"}, {"role": "assistant", "content": "ran"}]

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.config import Source
 from lab.ngrams import Words
+from lab.sections import Source
 from lab.sources import documents, position
 from probes.claims.echo import MOSTLY, RUN, WHOLE, NothingToEcho, Sources, find_echo, is_echo
 from probes.layers.text import split_sentences

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from lab.config import CheckInConfig, RunConfig, SelfPlayConfig
+from lab.config import RunConfig
 from lab.generate import Sampling
 from lab.model import GPT
 from lab.records import Entry, Episode, Event, Finding, Regime
 from lab.run import Run
+from lab.sections import CheckInConfig, SelfPlayConfig
 from tests.made_runs import made_run, tokenizer
 from tests.train.digest import digest, losses
 from tests.train.talkers import brief, looping, scene_of, silent

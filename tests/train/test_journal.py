@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from lab.config import JournalConfig
 from lab.records import Claim, Entry, Event
 from lab.run import Run
+from lab.sections import JournalConfig
 from tests.made_runs import made_run
 from tests.train.talkers import scene_of, silent
 from train import journal

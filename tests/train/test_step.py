@@ -9,9 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.config import OptimizerConfig, RunConfig
+from lab.config import RunConfig
 from lab.corpus import Batch
 from lab.model import GPT, GPTConfig
+from lab.sections import OptimizerConfig
 from train.attachments import is_due
 from train.generators import derived_generator, generators_state, load_generators_state, untouched_generators
 from train.loop import accumulate

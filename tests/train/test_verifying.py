@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from lab.config import RunConfig, Source
+from lab.config import RunConfig
 from lab.errors import LabError
 from lab.records import Claim as ClaimRow
 from lab.records import Verdict as VerdictRow
 from lab.run import Run
+from lab.sections import Source
 from lab.sources import documents
 from probes.claims.outcomes import CAUSAL, VERDICTS
 from probes.layers.splits import sentence_key

@@ -3,7 +3,7 @@
 import importlib.metadata
 from functools import cache
 
-from lab.config import Source
+from lab.sections import Source
 from lab.sources import PASSAGE_CHARACTERS, Document, documents
 
 LONG = 2_000  # characters of a "long" package description
