@@ -15,6 +15,7 @@ from sqlalchemy import func, select
 
 from lab.database import reading_engine
 from lab.records import Command, Episode, Event, Finding, Latch, Records, Regime
+from probes.behaviour.fallback import FALLBACK
 from probes.behaviour.rates import Rate, wilson
 
 MOST_FINDINGS = 20_000  # the newest; 200 bytes each without their evidence
@@ -202,13 +203,15 @@ def pooled(talks: Iterable[Talk], name: str) -> Rate | None:
 
 def alarms(records: Records, up_to: int | None = None) -> list[Alarms]:
     """By rule and interval, as the module's own tally stands at its newest visit on that interval."""
-    regimes = [(r.step, r.protocol.get("every")) for r in records.rows(Regime, name="understanding")]
+    known = [(r.step, r.protocol) for r in records.rows(Regime, name="understanding")]
     found: list[Alarms] = []
     for metric in records.metric_names():
         if not metric.startswith("alarms/"):
             continue
         rule = metric.removeprefix("alarms/")
         checks = {step: value for _, step, value in records.series(f"checks/{rule}")}
+        schedule = "batteries_every" if rule == FALLBACK.id else "every"
+        regimes = [(step, protocol.get(schedule)) for step, protocol in known]
         newest: dict[int, tuple[float, float]] = {}
         for _, step, value in records.series(metric):
             begun = [every for since, every in regimes if since < step] or [every for _, every in regimes[:1]]

@@ -280,20 +280,23 @@ class Records:
                 found += session.scalars(query.order_by(Reading.step, Reading.task, Reading.layer))
         return found
 
-    def reading_steps(self) -> list[int]:
-        """Steps of the newest history that have readings, ascending."""
+    def reading_steps(self, reading: str = "decode") -> list[int]:
+        """Steps of the newest history that have readings of this kind, ascending."""
         steps: set[int] = set()
         pieces = self.lineage()
         with self._reading() as session:
             for segment, first, last in pieces:
-                for step in session.scalars(select(Reading.step).where(Reading.segment == segment).distinct()):
+                query = select(Reading.step).where(Reading.segment == segment, Reading.reading == reading).distinct()
+                for step in session.scalars(query):
                     if first <= step and (last is None or step <= last):
                         steps.add(step)
         return sorted(steps)
 
-    def tasks(self) -> list[str]:
+    def tasks(self, reading: str = "decode") -> list[str]:
+        """Names that have readings of this kind, sorted."""
         with self._reading() as session:
-            return list(session.scalars(select(Reading.task).distinct().order_by(Reading.task)))
+            query = select(Reading.task).where(Reading.reading == reading).distinct().order_by(Reading.task)
+            return list(session.scalars(query))
 
     def events(self, limit: int = 100) -> list[Event]:
         """The newest events, newest first."""

@@ -65,3 +65,12 @@ def test_the_table_of_figures_is_the_one_that_was_measured() -> None:
     from tests.figures.__main__ import rendered_readme
 
     assert rendered_readme() == README
+
+
+def test_what_a_model_said_is_no_markup_in_the_readme() -> None:
+    from tests.figures.talks import quoted
+
+    hostile = "<script>x</script>\n# title\n![i](http://e.example/x.png) `code` | cell | \x1b[2J **b** <!-- /talks -->"
+    shown = quoted(hostile)
+    bare = re.sub(r"\\[\\`*_{}\[\]<>()#+\-!|~&$:]", "", shown)
+    assert not set(bare) & set("`*_[]<>#!|:\n\x1b") and "<!-- /talks -->" not in shown

@@ -38,7 +38,7 @@ from train.conversations import (
 )
 from train.generators import derived_generator
 from train.prompts import Battery, battery, canonical
-from train.references import reference_of, remembered
+from train.references import reference_at, remembered
 
 NAME, EPISODE = "check_ins", "check-in"
 BOTH_WAYS = 5  # check-ins with and without a new system prompt
@@ -238,7 +238,7 @@ def _setting(scene: Scene, config: CheckInConfig, asked: Battery, system: str | 
 def _against_reference(
     scene: Scene, config: CheckInConfig, asked: Battery, system: str | None, samples: list[Json], setting: str
 ) -> Json:
-    found = reference_of(scene)
+    found = reference_at(scene.run, scene.step)
     if isinstance(found, str):
         return {"reason": found}
     if found.step == scene.step:

@@ -15,17 +15,14 @@ from jaxtyping import Int
 from torch import Tensor
 
 from lab.attention import KeyValueCache
-from lab.checkpoint import CheckpointInfo, is_log_milestone, list_checkpoints
 from lab.corpus import Corpus
 from lab.model import GPT
-from lab.run import Run
 from lab.tokenizer import Tokenizer
 from probes.behaviour import loops
 
 PROMPT_TOKENS = 8
 TEXTS = 64
 TEMPERATURE = 0.8
-FIRST_MILESTONE = 512  # the reference where none is configured
 
 
 @dataclass(frozen=True)
@@ -96,14 +93,3 @@ def losses(model: GPT, prompts: Int[Tensor, "text pos"], generated: Generated) -
         nats = -logs.gather(-1, answers[part][..., None])[..., 0] * there[part]
         found += (nats.sum(1) / there[part].sum(1)).tolist()
     return found
-
-
-def reference_checkpoint(run: Run) -> CheckpointInfo | None:
-    """The configured one, else step 0 of imported weights, else the milestone 512; None while it is not there."""
-    wanted = run.config.reference.step
-    if wanted is None and run.manifest.get("imported"):
-        wanted = 0
-    for info in list_checkpoints(run.checkpoints_folder):
-        if info.step == wanted or (wanted is None and info.step >= FIRST_MILESTONE and is_log_milestone(info.step)):
-            return info
-    return None

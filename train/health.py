@@ -1,6 +1,7 @@
 """Is training healthy? Rules with their thresholds, and the functions behind them.
 
-Numbers in, verdicts out: nothing here visits, records or pauses; `understanding` does. Spikes are judged against the median
+Numbers in, verdicts out: nothing here visits, records or pauses (`understanding` does) or runs a model (`look` does), and
+nothing loads torch: the app shows these rules and must start without it. Spikes are judged against the median
 of the 128 steps before (OLMo-core's window; a mean would be moved by the very spikes it is to find) and against the usual
 change from step to step: a deviation from the median would count a falling loss as noise and be blind while a model learns
 fastest (a rate ten times too high from step 150 on trebled the loss of three runs and gave one spike in all three together).
@@ -13,19 +14,19 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 
-from lab.model import GPT
 from probes.behaviour.findings import Rule
+
+if TYPE_CHECKING:
+    from lab.model import GPT
+    from train.look import Look
 
 WINDOW = 128  # steps; none of the first 128 of a phase of the data is judged
 SIGMA = 6.0  # in robust deviations
@@ -148,11 +149,18 @@ class Spikes:
         self.recent += [spike.step for spike in found]
         return found
 
-    def are_frequent(self, until: int) -> bool:
-        """Whether there were 3 in some 100 steps that end in the steps judged since the last call, up to `until`."""
+    def bursts(self, since: int, until: int) -> tuple[bool, int]:
+        """About the steps after `since`, up to `until`: were there 3 in some 100 steps that end among them, and how often
+        did that begin there? Steps come in order, so `since` is the `until` of the last call.
+        """
         often = any(b - a < STEPS_OF_OFTEN for a, b in zip(self.recent, self.recent[OFTEN - 1 :], strict=False))
+
+        def count(step: int) -> int:
+            return sum(step - STEPS_OF_OFTEN < spike <= step for spike in self.recent)
+
+        begun = sum(count(spike) >= OFTEN > count(spike - 1) for spike in self.recent if spike > since)
         self.recent = [step for step in self.recent if step > until - STEPS_OF_OFTEN]
-        return often
+        return often, begun
 
     def forget(self) -> None:
         """Begin anew: the data change here."""
@@ -181,48 +189,6 @@ class Trend:
         """The average over `span` steps; both start at zero, which is divided out (as Adam does)."""
         value = self.fast if span == FAST else self.slow
         return value / (1 - (1 - 2 / (span + 1)) ** self.steps) if self.steps else math.nan
-
-
-@dataclass(frozen=True)
-class Look:
-    """What one forward pass over the probe text gives.
-
-    Attributes:
-        entropy: of the next token, nats, mean over positions.
-        loss: nats per token on the same positions.
-        deviations: per layer, of each MLP unit over all positions.
-    """
-
-    entropy: float
-    loss: float
-    deviations: list[Float[Tensor, "d_mlp"]]
-
-
-@torch.no_grad()
-def look(model: GPT, batches: Iterable[Int[Tensor, "batch pos_plus_1"]]) -> Look:
-    """One forward pass over windows of text, in float32; deviations in float64, as they are differences of sums."""
-    layers = model.cfg.n_layers
-    sums: list[Any] = [0.0] * layers
-    squares: list[Any] = [0.0] * layers
-    entropy, loss, count = 0.0, 0.0, 0
-
-    def add(layer: int) -> Any:
-        def hook(post: Float[Tensor, "batch pos d_mlp"], hook: Any) -> None:
-            flat = post.flatten(0, 1).double()
-            sums[layer] = sums[layer] + flat.sum(0)
-            squares[layer] = squares[layer] + flat.square().sum(0)
-
-        return hook
-
-    hooks = [(f"blocks.{layer}.mlp.hook_post", add(layer)) for layer in range(layers)]
-    for batch in batches:
-        tokens = batch.to(model.W_E.device)
-        logs = torch.log_softmax(model.run_with_hooks(tokens[:, :-1], fwd_hooks=hooks).float(), dim=-1)
-        entropy -= float((logs.exp() * logs).sum())
-        loss -= float(logs.gather(-1, tokens[:, 1:, None]).sum())
-        count += tokens[:, 1:].numel()
-    variances = [(q / count - (s / count).square()).clamp(min=0) for s, q in zip(sums, squares, strict=True)]
-    return Look(entropy / count, loss / count, [variance.sqrt().cpu() for variance in variances])
 
 
 @dataclass

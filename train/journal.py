@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+import torch
+
 from lab.durable import replace_file
 from lab.errors import LabError
 from lab.generate import Sampling
@@ -44,6 +46,7 @@ from train.conversations import (
 from train.entries import store
 from train.journal_mirror import write_mirror
 from train.journal_prompt import Kind, Shown, entry_prompt, newest_readings, reading_lines
+from train.probing import Probing
 from train.prompts import journal_prompts
 
 NAME, EVENT, AUTHOR = "journal", "journal", "model"
@@ -127,12 +130,32 @@ def write_now(
 ) -> list[dict[str, Any]]:
     """Entries by a stored checkpoint, recorded as live ones are; the run must not be in use.
 
+    An informed entry of a run that was never probed (imported weights) probes this checkpoint first.
+
     Raises:
         LabError: no such checkpoint, the run is in use, no readings for an informed entry.
     """
     config = run.config.journal
+    asked = kinds or config.kinds
     with stored_scene(run, step, "journal", seed) as scene:
-        return [write(scene, config, kind, config.every) for kind in kinds or config.kinds]
+        if "informed" in asked:
+            _first_readings(scene)
+        return [write(scene, config, kind, config.every) for kind in asked]
+
+
+def _first_readings(scene: Scene) -> None:
+    """What probing would have recorded at this step, where it has recorded nothing yet and is not switched off."""
+    from train.session import corpus_of  # which imports this file, to build the attachment
+
+    settings = scene.run.config.probing
+    if not settings.every or newest_readings(scene).rows:
+        return
+    moment = Moment(
+        step=scene.step, segment=scene.segment, tokens_seen=0, model=scene.model, corpus=corpus_of(scene.run), metrics={},
+        records=scene.records, run=scene.run, ask_to_hold=lambda owner, reason: None,
+    )  # fmt: skip
+    with torch.no_grad():
+        Probing(settings).visit(moment)
 
 
 def parsed_share(text: str, claims: Sequence[Claim]) -> tuple[int, int]:

@@ -93,7 +93,7 @@ class Rhythm:
 
 @dataclass
 class Tally:
-    """Alarms and checks by interval and rule. A check is whatever a rule looks at: a step for spikes, else a visit."""
+    """Alarms and checks by interval and rule. A check is a step for rules about steps, else a visit."""
 
     counts: dict[int, dict[str, list[int]]] = field(default_factory=dict)
 

@@ -23,7 +23,8 @@ class StepWatch:
 
     Attributes:
         phases: steps at which the data change; a jump of the loss there is neither a spike nor a trend.
-        seen: steps judged, spikes of either series, whether they were frequent, whether the loss diverged.
+        seen: steps judged, spikes of either series, whether they were frequent, whether the loss diverged; and how often
+            that began.
     """
 
     phases: frozenset[int] = frozenset()
@@ -57,8 +58,12 @@ class StepWatch:
         self.seen["steps"] += len(steps)
         for name, series, values in (("loss", self.loss, losses), ("norm", self.norm, norms)):
             self.seen[name] += [asdict(spike) for spike in series.judge(steps, values)]
-            self.seen[f"{name} often"] |= series.are_frequent(steps[-1])
-        self.seen["diverging"] |= any([self.trend.push(loss) for loss in losses])
+            often, begun = series.bursts(steps[0] - 1, steps[-1])
+            self.seen[f"{name} often"] |= often
+            self.seen[f"{name} bursts"] += begun
+        for loss in losses:
+            self.seen["diverging"] |= self.trend.push(loss)
+            self.seen["divergences"] += self.trend.above == health.EXCESS_STEPS
         self._pending.clear()
 
     def state_dict(self) -> dict[str, Any]:
@@ -67,23 +72,30 @@ class StepWatch:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.loss, self.norm, self.trend = Spikes(**state["loss"]), Spikes(**state["norm"]), Trend(**state["trend"])
-        self.seen = dict(state["seen"])
+        self.seen = _nothing() | state["seen"]
         self._pending.clear()
 
 
 @dataclass(frozen=True)
 class Checked:
-    """One rule at one visit: alarms among checks, whether it is a state that lasts, and the finding if it fires."""
+    """One rule at one visit: alarms among the steps since the last one, and the finding if it fires.
+
+    Attributes:
+        alarms: steps that are spikes; of a state, steps at which it began. Per step either is as likely whenever somebody
+            looks, so that rates of two intervals can be compared; "at this visit or not" would be likelier the longer the
+            interval.
+        holds: whether the state was true at some step since; None for what is no state.
+    """
 
     rule: Rule
     alarms: int
     checks: int
-    lasts: bool
+    holds: bool | None
     finding: Finding | None
 
 
 def check(seen: Mapping[str, Any], trend: Trend, vocabulary: int) -> list[Checked]:
-    """All rules about steps. A check of a spike rule is a step, of the others a visit.
+    """All rules about steps; a check is a step.
 
     Args:
         vocabulary: tokens; its logarithm is what knowing nothing costs.
@@ -92,18 +104,17 @@ def check(seen: Mapping[str, Any], trend: Trend, vocabulary: int) -> list[Checke
     losses, norms = ([Spike(**spike) for spike in seen[name]] for name in ("loss", "norm"))
     high = [spike for spike in losses if spike.value > math.log(vocabulary)]
     checked = [
-        Checked(rule, len(spikes), steps, False, _finding(rule, spikes, steps) if spikes else None)
+        Checked(rule, len(spikes), steps, None, _finding(rule, spikes, steps) if spikes else None)
         for rule, spikes in (
             (health.LOSS_SPIKE, losses),
             (health.GRADIENT_SPIKE, norms),
             (health.WORSE_THAN_UNIFORM, high),
         )
     ]
-    for rule, spikes, often in (
-        (health.LOSS_SPIKES, losses, seen["loss often"]),
-        (health.GRADIENT_SPIKES, norms, seen["norm often"]),
-    ):
-        checked.append(Checked(rule, int(often), 1, True, _finding(rule, spikes, steps) if often else None))
+    for rule, spikes, name in ((health.LOSS_SPIKES, losses, "loss"), (health.GRADIENT_SPIKES, norms, "norm")):
+        often = seen[f"{name} often"]
+        finding = _finding(rule, spikes, steps) if often else None
+        checked.append(Checked(rule, seen[f"{name} bursts"], steps, often, finding))
     diverges = seen["diverging"]
     finding = None
     if diverges:
@@ -113,11 +124,12 @@ def check(seen: Mapping[str, Any], trend: Trend, vocabulary: int) -> list[Checke
         )
         text += f"{health.EXCESS:g} times that for {health.EXCESS_STEPS} steps. Consider going back 100 steps or more"
         finding = health.DIVERGENCE.finding(text, fast / slow, evidence=asdict(trend))
-    return [*checked, Checked(health.DIVERGENCE, int(diverges), 1, True, finding)]
+    return [*checked, Checked(health.DIVERGENCE, seen["divergences"], steps, diverges, finding)]
 
 
 def _nothing() -> dict[str, Any]:
-    return {"steps": 0, "loss": [], "norm": [], "loss often": False, "norm often": False, "diverging": False}
+    states = {"loss often": False, "norm often": False, "diverging": False}
+    return {"steps": 0, "loss": [], "norm": []} | states | {"loss bursts": 0, "norm bursts": 0, "divergences": 0}
 
 
 def _finding(rule: Rule, spikes: Sequence[Spike], steps: int) -> Finding:

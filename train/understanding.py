@@ -27,7 +27,9 @@ from train import batteries, bundles, generations, health, step_watch
 from train.attachments import Moment
 from train.generations import Generated
 from train.generators import derived_generator
-from train.health import Look, Vitals
+from train.health import Vitals
+from train.look import Look, look
+from train.references import earlier_reference
 from train.rhythm import ALARMS, CHECKS, FEWEST_STEPS, Rhythm, Tally
 from train.step_watch import StepWatch
 
@@ -95,7 +97,7 @@ class Understanding:
 
     def _check(self, moment: Moment, due: Sequence[int]) -> list[Finding]:
         windows = moment.corpus.validation_batches(PROBE_TOKENS, max(1, 1024 // moment.corpus.n_ctx))
-        seen = health.look(moment.model, (batch.tokens for batch in windows))
+        seen = look(moment.model, (batch.tokens for batch in windows))
         found = self._of_steps(moment, due) + self._of_probe(moment, due, seen) + self._of_disk(moment, due)
         numbers = {"understanding/entropy": seen.entropy, "understanding/probe_loss": seen.loss}
         numbers["understanding/dead_share"] = max(self.vitals.dead[-1][1])
@@ -104,19 +106,22 @@ class Understanding:
             found, numbers = found + looping, numbers | rates
         except LabError as error:  # a reference checkpoint that cannot be read
             self._tell(moment, "untestable", f"loops are not compared with the reference: {error}")
-        for rule, rate in self.tally.rates(self.every).items():
-            numbers |= {ALARMS + rule: float(rate.count), CHECKS + rule: float(rate.checks)}
-        moment.records.metrics(moment.segment, moment.step, numbers)
+        moment.records.metrics(moment.segment, moment.step, numbers | self._counts(self.every, heavy=False))
         return found
+
+    def _counts(self, every: int, heavy: bool) -> dict[str, float]:
+        """Alarms and checks so far on an interval by rule, as metrics: of the batteries' rule, or of the others."""
+        rates = {rule: rate for rule, rate in self.tally.rates(every).items() if (rule == FALLBACK.id) == heavy}
+        return {ALARMS + rule: float(rate.count) for rule, rate in rates.items()} | {
+            CHECKS + rule: float(rate.checks) for rule, rate in rates.items()
+        }
 
     def _of_steps(self, moment: Moment, due: Sequence[int]) -> list[Finding]:
         found = []
         for one in step_watch.check(self.steps.take(), self.steps.trend, moment.model.cfg.d_vocab):
-            if one.lasts and not self._begins(due, one.rule, bool(one.alarms)):
-                continue
-            if not one.lasts:
-                self.tally.count(due, one.rule.id, one.alarms, one.checks)
-            found += [one.finding] if one.finding else []
+            self.tally.count(due, one.rule.id, one.alarms, one.checks)
+            says = one.holds is None or self._becomes_true(one.rule, one.holds)
+            found += [one.finding] if one.finding and says else []
         return found
 
     def _of_probe(self, moment: Moment, due: Sequence[int], seen: Look) -> list[Finding]:
@@ -147,8 +152,8 @@ class Understanding:
 
     def _of_loops(self, moment: Moment, due: Sequence[int]) -> tuple[list[Finding], dict[str, float]]:
         """Nothing while there is no reference: a rate of loops says nothing by itself."""
-        info = generations.reference_checkpoint(moment.run)
-        if info is None or info.step >= moment.step:
+        info = earlier_reference(moment.run, moment.step)
+        if info is None:
             return [], {}
         if self._reference.get("sha256") != info.weights_sha256:
             model = moment.run.model(info.step).to(moment.model.W_E.device)
@@ -175,8 +180,7 @@ class Understanding:
         found: list[Finding] = []
         numbers: dict[str, float] = {}
         try:
-            info = generations.reference_checkpoint(moment.run)
-            earlier = info if info is not None and info.step < moment.step else None
+            earlier = earlier_reference(moment.run, moment.step)
             reference = moment.run.model(earlier.step).to(moment.model.W_E.device) if earlier else None
             texts, tokens = len(windows), batteries.TOKENS
             material = batteries.Material(
@@ -194,8 +198,9 @@ class Understanding:
         except LabError as error:
             self._tell(moment, "untestable", f"batteries could not be run: {error}")
             return []
-        self.tally.count((self.heavy.every,), FALLBACK.id, sum(one.rule == FALLBACK.id for one in found), 1)
-        moment.records.metrics(moment.segment, moment.step, numbers)
+        if material.reference is not None:  # without one nothing is judged
+            self.tally.count((self.heavy.every,), FALLBACK.id, sum(one.rule == FALLBACK.id for one in found), 1)
+        moment.records.metrics(moment.segment, moment.step, numbers | self._counts(self.heavy.every, heavy=True))
         return found
 
     def _generate(self, moment: Moment, model: Any, step: int, texts: int, tokens: int = TOKENS) -> Generated:
@@ -211,8 +216,11 @@ class Understanding:
     # ------------------------------------------------------------------------------------------- what comes of it
 
     def _begins(self, due: Sequence[int], rule: Rule, holds: bool) -> bool:
-        """Count a check of a rule that is a state; whether it has become true since the last one."""
+        """Count a check of a rule that is judged by visits; whether it has become true since the last one."""
         self.tally.count(due, rule.id, int(holds), 1)
+        return self._becomes_true(rule, holds)
+
+    def _becomes_true(self, rule: Rule, holds: bool) -> bool:
         begins = holds and rule.id not in self.active
         (self.active.add if holds else self.active.discard)(rule.id)
         return begins
@@ -242,6 +250,7 @@ class Understanding:
         protocol = {
             "every": self.every,
             "interval": self.rhythm.interval,
+            "batteries_every": self.heavy.every,
             "batteries_interval": self.heavy.interval,
             "double_checks": self.rhythm.doubles > 0,
             "rules": {rule.id: health.rule_hash(rule) for rule in health.RULES},

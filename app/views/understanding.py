@@ -73,8 +73,9 @@ def _rules(opened: Opened, records: Records, found: list[Seen], tally: list[Alar
             alt = f"Alarms per 1,000 checks of {len({a.rule for a in tally})} rules; most: {visible(most.rule)}, {most.rate}."
             st.plotly_chart(figure, key="alarms", config={"displayModeBar": False}, alt=alt)
             st.caption(
-                "Bars: 95 % Wilson intervals. A check is a step for the spike rules and a visit for the others, so rates "
-                "of one rule at two intervals can be compared, counts cannot."
+                "Bars: 95 % Wilson intervals. A check is a step for rules about loss and gradients (an alarm: a step at "
+                "which one becomes true) and a visit for the others, so rates of one rule at two intervals can be "
+                "compared, counts cannot."
             )
 
 

@@ -30,6 +30,7 @@ LOOP = "so we all say thank you, so we all say thank you, so we all say thank yo
 LIST = "- one dog\n- two dogs\n- three dogs"
 SETTING = {False: "a" * 64, True: "b" * 64}
 ALARMS = {100: (3, 900), 250: (1, 240)}  # interval -> alarms and checks of the loss-spike rule
+FALLBACKS = (500, 1, 3)  # the batteries' interval; alarms and checks of their rule
 DEAD = health.DEAD_UNITS.finding(
     "block 3: 70 of 512 MLP units hardly vary on the probe text",
     0.137,
@@ -91,8 +92,8 @@ def make_behaviour(root: Path, name: str, steps: int = 2000) -> Run:
         return first if step <= 1000 else last
 
     understanding = [
-        regime(records, "understanding", 0, {"every": 100}),
-        regime(records, "understanding", 1000, {"every": 250}),
+        regime(records, "understanding", step, {"every": every, "batteries_every": FALLBACKS[0]})
+        for step, every in ((0, 100), (1000, 250))
     ]
     assert understanding[0] != understanding[1]
     for step, every in ((900, 100), (1000, 100), (1500, 250), (1750, 250)):
@@ -104,6 +105,8 @@ def make_behaviour(root: Path, name: str, steps: int = 2000) -> Run:
         }
         numbers |= {"understanding/dead_share": 0.137 if step == 1750 else 0.01, "understanding/entropy": 2.5}
         records.metrics(segment(step), step, numbers)
+    _, alarms, checks = FALLBACKS
+    records.metrics(last, 1500, {f"alarms/{FALLBACK.id}": alarms, f"checks/{FALLBACK.id}": checks})
     for step, found in (
         (600, DEAD),
         (1050, FALLBACK.finding("left behind")),

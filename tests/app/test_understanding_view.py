@@ -17,7 +17,7 @@ from lab.run import Run
 from probes.behaviour.fallback import FALLBACK
 from tests.app.commands import ROOT
 from tests.app.planted import make_run
-from tests.app.planted_behaviour import ALARMS, DEAD, DIVERGES, EVIL, make_behaviour
+from tests.app.planted_behaviour import ALARMS, DEAD, DIVERGES, EVIL, FALLBACKS, make_behaviour
 from tests.app.test_journal_view import blocks, figure, plain
 from tests.app.test_views import words
 from train import health
@@ -42,10 +42,6 @@ def say(page: AppTest, label: str, reason: str, button: str) -> AppTest:
     next(box for box in page.text_input if label in box.label).set_value(reason)
     next(one for one in page.button if one.label == button).click()
     return page.run()
-
-
-def test_the_rules_shown_are_those_in_force() -> None:
-    assert health_rules.HEALTH == health.RULES and health_rules.RULES[-1] == FALLBACK
 
 
 def test_the_pages_load_no_torch() -> None:
@@ -105,6 +101,7 @@ def test_each_rule_says_when_it_would_pause_and_how_often_it_fired(root: Path, o
         assert pauses == (rule.severity == "critical"), rule.id
     assert "every 250 steps" in rows[health.DIVERGENCE.id]  # as it was changed to, not as configured
     assert "3 of 900 every 100; 1 of 240 every 250" in rows[health.LOSS_SPIKE.id]
+    assert "1 of 3 every 500" in rows[FALLBACK.id]  # on the batteries' own interval
     assert "step 1,750; now 0.137" in rows[health.DEAD_UNITS.id]
     assert health_rules.would_pause(health.DIVERGENCE, 100, observe_only=True).startswith("never")
     assert health_rules.would_pause(health.DIVERGENCE, 0, observe_only=False).startswith("never")
@@ -112,8 +109,8 @@ def test_each_rule_says_when_it_would_pause_and_how_often_it_fired(root: Path, o
 
 def test_alarms_of_two_intervals_stand_side_by_side_per_thousand_checks(root: Path, open_app: Opener) -> None:
     drawn = figure(open_app(root, "understanding"), 0)["data"]
-    assert [trace["name"] for trace in drawn] == ["every 100 steps", "every 250 steps"]
-    for trace, (count, checks) in zip(drawn, ALARMS.values(), strict=True):
+    assert [trace["name"] for trace in drawn] == ["every 100 steps", "every 250 steps", "every 500 steps"]
+    for trace, (count, checks) in zip(drawn, (*ALARMS.values(), FALLBACKS[1:]), strict=True):
         assert trace["x"] == pytest.approx([1000 * count / checks]) and trace["customdata"][0][1:3] == [count, checks]
     assert behaviour_figures.alarms_by_rule([]) is None
 
@@ -226,5 +223,6 @@ def test_hostile_text_is_neither_markup_nor_a_command(tmp_path: Path, open_app: 
 def test_a_tally_follows_the_interval_that_was_in_force(root: Path) -> None:
     with Run.open(root / "fox").records() as records:
         found = {one.every: (one.rate.count, one.rate.checks) for one in behaviour.alarms(records)}
-        assert found == ALARMS
+        every, *counts = FALLBACKS
+        assert found == {**ALARMS, every: tuple(counts)}
         assert [one.every for one in behaviour.alarms(records, up_to=1000)] == [100]

@@ -118,7 +118,7 @@ def little_room(session: Session, step: int, draw: random.Random, patch: pytest.
 
 
 def not_a_number(session: Session, step: int, draw: random.Random, patch: pytest.MonkeyPatch) -> None:
-    nudge: Any = session.interventions[0]
+    nudge = next(one for one in session.interventions if isinstance(one, Nudge))
     nudge.nan_at = nudge.seen + step - session.step
 
 

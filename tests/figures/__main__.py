@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.pairs import circumstances
-from tests.figures import verdicts
+from tests.figures import freeze, talks, verdicts
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -39,11 +39,17 @@ BENCHES: dict[str, tuple[str, list[str]]] = {
     "probes": (sys.executable, ["tests.benchmarks.probes"]),
     "coverage": (sys.executable, ["tests.benchmarks.coverage"]),
     "faults": (sys.executable, ["tests.benchmarks.faults"]),
+    "interval": (sys.executable, ["tests.benchmarks.interval"]),
+    "costs": (sys.executable, ["tests.benchmarks.costs", "--run", "laptop"]),
 }
 RUNS = ("demo", "laptop")
 VERDICTS = ("verdict_laptop", "verdict_smollm2")
+TALKS = ("talks_laptop", "talks_smollm2")
+FREEZE = "freeze"
 BEGIN, END = "<!-- figures: rendered by python -m tests.figures -->", "<!-- /figures -->"
+BEGIN_FREEZE, END_FREEZE = "<!-- freeze: rendered by python -m tests.figures -->", "<!-- /freeze -->"
 BEGIN_VERDICTS, END_VERDICTS = "<!-- verdicts: rendered by python -m tests.figures -->", "<!-- /verdicts -->"
+BEGIN_TALKS, END_TALKS = "<!-- talks: rendered by python -m tests.figures -->", "<!-- /talks -->"
 
 
 def bench(name: str, folder: Path) -> dict[str, Any]:
@@ -54,6 +60,8 @@ def bench(name: str, folder: Path) -> dict[str, Any]:
     if name == "generation":
         command = [sys.executable, "-m", "app.cli", "import", "smollm2", "--name", "smol"]
         subprocess.run(command, cwd=ROOT, env=environment, check=True)
+    if name == "costs" and not (folder / "laptop").exists():
+        trained("laptop", folder)
     done = subprocess.run([python, "-m", *arguments], cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
@@ -140,6 +148,21 @@ def render() -> str:
         )
     for row in _rows("faults", "clean"):
         rows.append(f"| alerts on a clean `tiny` run | {row['alerts']} in {row['steps']:,} steps | 1 run |")
+    for row in _rows("interval"):
+        overlap = sum(rule["overlap"] for rule in row["rules"])
+        spike, disk = (
+            next(one for one in row["rules"] if one["rule"] == f"health.{name}") for name in ("loss-spike", "disk")
+        )
+        title = f"alarms per 1,000 checks, interval changed {row['from']} → {row['to']} on a `tiny` run"
+        text = f"loss-spike {_change(spike)}; disk {_change(disk)}; {overlap} of {len(row['rules'])} rules overlap"
+        rows.append(f"| {title} | {text} | {row['steps']:,} steps |")
+    for row in _rows("costs"):
+        text = f"{row['ratio_of_run']:.3f}× over {row['steps']:,} steps, {row['ratio_of_interval']:.3f}× in 250 ordinary ones"
+        number = f"{row['step']['pairs']} pairs of steps, 3 visits each"
+        rows.append(f"| `laptop`, everything attached / nothing attached, CPU time | {text} | {number} |")
+        parts = [f"{one['name']} {one['share_of_run']:.1%}" for one in row["attachments"]]
+        step = f"a step between visits {_ratio(row['step'])}"
+        rows.append(f"| of that, by attachment | {', '.join(parts)}; {step} | {number} |")
     for name in RUNS:
         for row in _rows(name):
             first, last = row["validation_bits_per_byte"][0], row["validation_bits_per_byte"][-1]
@@ -157,41 +180,56 @@ def _rows(name: str, key: str = "rows") -> list[dict[str, Any]]:
     return list(json.loads(file.read_text(encoding="utf8")).get(key, [])) if file.exists() else []
 
 
+def _change(rule: dict[str, Any]) -> str:
+    before, after = (
+        f"{one['per_thousand']:.1f} [{one['interval'][0]:.1f}, {one['interval'][1]:.1f}]"
+        for one in (rule["before"], rule["after"])
+    )
+    return f"{before} → {after}"
+
+
 def _ratio(row: dict[str, Any]) -> str:
     low, high = row["ratio_interval"]
     return f"{row['ratio_median']:.2f}× [{low:.2f}, {high:.2f}]"
 
 
 def rendered_readme() -> str:
-    """README with the table and the verdicts in their places."""
+    """README with the table, the verdicts and the talks in their places."""
     text = (ROOT / "README.md").read_text(encoding="utf8")
     shown = "\n\n".join(verdicts.render(name.removeprefix("verdict_"), row) for name in VERDICTS for row in _rows(name))
-    for begin, content, end in ((BEGIN, render(), END), (BEGIN_VERDICTS, shown, END_VERDICTS)):
+    said = "\n\n".join(talks.render(name.removeprefix("talks_"), row) for name in TALKS for row in _rows(name))
+    places = ((BEGIN, render(), END), (BEGIN_VERDICTS, shown, END_VERDICTS), (BEGIN_TALKS, said, END_TALKS))
+    places += ((BEGIN_FREEZE, freeze.render(_rows(FREEZE)), END_FREEZE),)
+    for begin, content, end in places:
         place = f"{re.escape(begin)}.*?{re.escape(end)}"
         text = re.sub(place, lambda _, new=f"{begin}\n{content}\n{end}": new, text, flags=re.DOTALL)
     return text
 
 
 def measure(name: str, folder: Path) -> dict[str, Any]:
-    """One figure; a verdict on `laptop` is given on the run that was trained for its own figure, or on a new one."""
+    """One figure; what is said of and by `laptop` is of the run that was trained for its own figure, or of a new one."""
     if name in BENCHES:
         return bench(name, folder)
     if name in RUNS:
         return trained(name, folder)
-    model = name.removeprefix("verdict_")
+    if name == FREEZE:
+        return freeze.measure(folder)
+    kind, _, model = name.partition("_")
     if model == "laptop" and not (folder / model).exists():
         trained(model, folder)
+    if kind == "talks":
+        return talks.measure(model, folder)
     return verdicts.measure(model, folder)
 
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help=f"of: {', '.join([*BENCHES, *RUNS, *VERDICTS])}")
+    parser.add_argument("names", nargs="*", help=f"of: {', '.join([*BENCHES, *RUNS, *VERDICTS, *TALKS, FREEZE])}")
     parser.add_argument("--render", action="store_true")
     parser.add_argument("--runs", type=Path, help="keep the runs here, and use those that are there")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
-        for name in [] if options.render else options.names or [*BENCHES, *RUNS, *VERDICTS]:
+        for name in [] if options.render else options.names or [*BENCHES, *RUNS, *VERDICTS, *TALKS, FREEZE]:
             found = measure(name, options.runs or Path(folder))
             (HERE / f"{name}.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf8")
     (ROOT / "README.md").write_text(rendered_readme(), encoding="utf8")

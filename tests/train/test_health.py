@@ -8,7 +8,8 @@ import torch
 
 from lab.model import GPT, GPTConfig
 from train import health
-from train.health import Look, Spikes, Trend, Vitals
+from train.health import Spikes, Trend, Vitals
+from train.look import Look, look
 from train.step_watch import StepWatch
 
 
@@ -49,8 +50,22 @@ def test_three_spikes_in_100_steps_are_often_also_when_visits_cut_them_apart(thi
     spikes, answers = Spikes(), []
     for at in range(0, 400, 40):
         spikes.judge(range(at, at + 40), values[at : at + 40])
-        answers.append(spikes.are_frequent(at + 39))
-    assert any(answers) == often
+        answers.append(spikes.bursts(at - 1, at + 39))
+    assert any(holds for holds, _ in answers) == often and sum(begun for _, begun in answers) == often
+
+
+def test_bursts_begin_as_often_whenever_somebody_looks() -> None:
+    draw = random.Random(5)
+    spikes_at = {step: 3.0 for step in range(200, 20_000) if draw.random() < 0.01}
+    values = noise(20_000, spikes=spikes_at)
+    begun = []
+    for every in (100, 250, 1000):
+        series = Spikes()
+        begun.append(0)
+        for at in range(0, 20_000, every):
+            series.judge(range(at, at + every), values[at : at + every])
+            begun[-1] += series.bursts(at - 1, at + every - 1)[1]
+    assert begun[0] == begun[1] == begun[2] > 5
 
 
 def test_a_loss_diverges_after_200_steps_above_not_before_and_not_by_falling() -> None:
@@ -109,7 +124,7 @@ def test_doubt_that_falls_because_more_is_known_is_no_collapse() -> None:
 def test_a_look_gives_entropy_loss_and_deviations_of_the_model_it_is_given() -> None:
     model = GPT(GPTConfig(n_layers=2, d_model=32, n_heads=4, n_ctx=16, d_vocab=64))
     tokens = torch.randint(64, (6, 17), generator=torch.Generator().manual_seed(0))
-    found = health.look(model, tokens.split(4))
+    found = look(model, tokens.split(4))
     with torch.no_grad():
         logits, cache = model.run_with_cache(tokens[:, :-1])
     post = cache["blocks.1.mlp.hook_post"].flatten(0, 1)
@@ -119,4 +134,4 @@ def test_a_look_gives_entropy_loss_and_deviations_of_the_model_it_is_given() -> 
     )
     with torch.no_grad():
         model.unembed.W_U.zero_()
-    assert health.look(model, [tokens]).entropy == pytest.approx(math.log(64), rel=1e-5)
+    assert look(model, [tokens]).entropy == pytest.approx(math.log(64), rel=1e-5)

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 import torch
 
 from lab.checkpoint import list_checkpoints
@@ -12,11 +13,13 @@ from lab.imports import import_run
 from lab.run import Run
 from tests.made_runs import made_run
 from train.__main__ import run_again
+from train.journal import write_now
+from train.probing import NoReadings, probe_run, stored_profiles
 
 
-def _guest(root: Path, text: Path) -> Run:
+def _guest(root: Path, text: Path, *more: str, n_ctx: int = 64) -> Run:
     """A run of weights whose tokenizer is not the lab's, as far as the folder shows."""
-    folder = export(made_run(root), "hf", out=root / "folder")
+    folder = export(made_run(root, n_ctx=n_ctx), "hf", out=root / "folder")
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     del settings["lab_sha256"]
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
@@ -27,7 +30,7 @@ def _guest(root: Path, text: Path) -> Run:
     ]
     small = ["train.steps=12", "optimizer.warmup_steps=2", "train.threads=1", "probing.every=0", "checkpoint.every=6"]
     return import_run(
-        str(folder), "guest", root, overrides=[*data, *small, "evaluation.every=6", "evaluation.tokens=500"]
+        str(folder), "guest", root, overrides=[*data, *small, "evaluation.every=6", "evaluation.tokens=500", *more]
     )
 
 
@@ -55,3 +58,15 @@ def test_an_imported_run_that_was_trained_resumes_as_any_other(tmp_path: Path, t
     run, outcome = run_again(run, extend_to=14)
     assert outcome.exit_code == 0
     assert run.checkpoint_info().step == 14
+
+
+def test_an_informed_entry_of_weights_that_nobody_probed_probes_them_first(tmp_path: Path, text_file: Path) -> None:
+    probing = ("probing.every=100", "probing.sentences=60", "probing.tasks=['class.next']")
+    run = _guest(tmp_path, text_file, *probing, n_ctx=512)
+    with pytest.raises(NoReadings):
+        stored_profiles(run)
+    (entry,) = write_now(run, kinds=["informed"])
+    assert "bits per word, at layer" in entry["prompt"]
+    recorded, again = (found.profiles["class.next"].value for found in (stored_profiles(run), probe_run(run, 0)))
+    assert recorded == again
+    assert write_now(run, kinds=["informed"])[0]["prompt"] == entry["prompt"]

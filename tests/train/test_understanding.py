@@ -13,6 +13,7 @@ import torch
 from lab.config import RunConfig
 from lab.records import Event, Finding, Regime
 from lab.run import Run
+from probes.behaviour.fallback import FALLBACK
 from probes.behaviour.rates import wilson
 from tests.train.digest import digest, losses
 from train import bundles, generations, health
@@ -77,6 +78,7 @@ def test_watching_changes_no_bit_and_is_no_empty_watch(tiny_config: Config, tmp_
     assert steps["entropy"] == [0, 2, 4, 6, 8, 10, 12] and steps["loop_rate"] == [6, 8, 10, 12]
     assert steps["layout_share"] == [5, 10]
     assert rates["health.loss-spike"].checks == 12 and rates["health.disk"].checks == 7
+    assert rates[FALLBACK.id].checks == 2, "the batteries looked at steps 5 and 10, both after the reference"
 
 
 NUMBERS = ("entropy", "loop_rate", "layout_share")
@@ -128,7 +130,7 @@ def test_a_critical_rule_saves_holds_and_leaves_a_bundle_that_belongs_to_the_che
     assert bundle["checkpoint"]["weights_sha256"] == run.checkpoint_info(4).weights_sha256
     assert bundle["rule_sha256"] == health.rule_hash(health.DIVERGENCE)
     assert len(bundle["generations"]["samples"]) == len(bundle["generations"]["prompts"]) == 16
-    assert bundle["every"] == 2 and bundle["alarms_and_checks"]["2"]["health.divergence"] == [1, 3]
+    assert bundle["every"] == 2 and bundle["alarms_and_checks"]["2"]["health.divergence"] == [1, 604]
     assert len(bundle["losses"]) == 128
     with run.records() as records:
         assert [row.rule for row in records.rows(Finding) if row.severity == "critical"] == ["health.divergence"]
