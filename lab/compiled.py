@@ -40,6 +40,12 @@ class Compiled:
         Raises:
             HookOnCompiled: naming what is listened to. Asking costs 33 µs at 6 layers.
         """
+        pins = getattr(self._modules[0], "pins", None)
+        if pins is not None:
+            raise HookOnCompiled(
+                f"{pins.pins[0].concept} is pinned at layer {pins.pins[0].layer}: a pin is a hook that stays, and a compiled "
+                "step runs none. Call the model itself, which is eager."
+            )
         if listened(*self._modules):
             names = [name or "the model" for name, module in self._named if listened(module)]
             more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""

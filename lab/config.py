@@ -22,15 +22,19 @@ from lab.sections import (
     CheckpointConfig,
     DataConfig,
     EvaluationConfig,
+    FeedbackConfig,
+    FreezeConfig,
+    FreezeRequest,
     JournalConfig,
     ModelConfig,
-    NotYet,
     OptimizerConfig,
     Phase,
     ProbingConfig,
     ReferenceConfig,
+    RemedyConfig,
     Section,
     SelfPlayConfig,
+    ShimmerConfig,
     Source,
     TrainConfig,
     UnderstandingConfig,
@@ -55,10 +59,10 @@ class RunConfig(Section):
     self_play: SelfPlayConfig = SelfPlayConfig()
     check_ins: CheckInConfig = CheckInConfig()
     journal: JournalConfig = JournalConfig()
-    shimmer: NotYet = NotYet()
-    remedy: NotYet = NotYet()
-    feedback: NotYet = NotYet()
-    freeze: NotYet = NotYet()
+    shimmer: ShimmerConfig = ShimmerConfig()
+    remedy: RemedyConfig = RemedyConfig()
+    feedback: FeedbackConfig = FeedbackConfig()
+    freeze: FreezeConfig = FreezeConfig()
 
     @model_validator(mode="after")
     def sections_fit_each_other(self) -> Self:
@@ -81,6 +85,17 @@ class RunConfig(Section):
             raise ValueError(
                 f"check_ins.system_from = {self.check_ins.system_from} is after the last step, {steps}, so the system "
                 "prompt would never be used. Introduce it earlier."
+            )
+        for name, part in (("remedy", self.remedy), ("feedback", self.feedback)):
+            if part.every and not self.self_play.every:
+                raise ValueError(
+                    f"{name}.every = {part.every}, but self_play.every = 0, so there would be nothing to go by. Switch "
+                    f"self-play on, or {name} off."
+                )
+        if self.feedback.every and not self.evaluation.every:
+            raise ValueError(
+                f"feedback.every = {self.feedback.every}, but evaluation.every = 0, so nobody would see when it does harm. "
+                "Switch evaluation on, or feedback off."
             )
         if self.probing.layers != "all":
             wrong = [layer for layer in self.probing.layers if not 0 <= layer <= self.model.n_layers]
@@ -192,8 +207,7 @@ def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
         if not isinstance(part, str):
             continue
         annotation = fields[part].annotation if part in fields else None
-        if part in ("sources", "phases"):
-            annotation = Source if part == "sources" else Phase
+        annotation = {"sources": Source, "phases": Phase, "concepts": FreezeRequest}.get(part, annotation)
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
             return []
         fields = annotation.model_fields

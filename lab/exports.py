@@ -44,6 +44,7 @@ def export(run: "Run", to: str, step: int | None = None, out: Path | None = None
     Raises:
         BadExport: unknown format, or a target that holds something.
         CheckpointMissing: naming the steps there are.
+        PinnedExport: a concept is pinned in that checkpoint, and no foreign format holds its frozen lower copy.
     """
     if to not in FORMATS:
         raise BadExport(f"--to {to!r}: is no format. Formats are: {', '.join(FORMATS)}.")
@@ -56,7 +57,10 @@ def export(run: "Run", to: str, step: int | None = None, out: Path | None = None
         with _appearing(target) as folder:
             (to_parquet if to == "parquet" else to_tensorboard)(run, folder)
         return target
+    from lab.pins import refuse_pinned
+
     info = run.checkpoint_info(step)
+    refuse_pinned(run, info.step, to)
     target = out or run.exports / f"{to}-step-{info.step}"
     with _appearing(target) as folder:
         write: Callable[[Run, int, Path], None] = write_hf if to == "hf" else write_hooked

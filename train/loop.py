@@ -30,7 +30,7 @@ class Outcome:
 
 
 def train(session: Session) -> Outcome:
-    """Train from the session's step to its horizon, or until something asks to stop.
+    """Train from the session's step to its end, or until something asks to stop.
 
     Returns:
         "finished" (exit 0), "SIGINT"/"SIGTERM"/"stop" (130, saved), or "non-finite" (3, saved before the bad update).
@@ -40,8 +40,10 @@ def train(session: Session) -> Outcome:
     with session.control.signals():
         if session.step == 0 and session.fresh:
             boundary(session)
+        elif session.turn():  # a branch's freeze holds from its first step on
+            save(session)
         stand_still(session)  # a run that was killed or stopped while paused is paused still
-        while session.step < session.horizon and session.control.stop_reason is None:
+        while session.step < session.end and session.control.stop_reason is None:
             started = time.perf_counter()
             cursor = session.corpus.state_dict()
             batches = [session.corpus.next_batch(session.step) for _ in range(config.train.accumulation)]
@@ -95,11 +97,12 @@ def accumulate(session: Session, batches: Sequence[Batch]) -> tuple[float, int]:
 
 
 def boundary(session: Session) -> None:
-    """Between two steps: due visits, commands, a due checkpoint, and standing still while a latch is held."""
-    visit(session, [a for a in session.attachments if is_due(a, session.step, session.horizon)])
+    """Between two steps: due visits, what is due to be held or let go, commands, a due checkpoint, standing still."""
+    visit(session, [a for a in session.attachments if is_due(a, session.step, session.end)])
+    changed = session.turn()
     obey(session)
     step, every = session.step, session.config.checkpoint.every
-    due = step % every == 0 or step == session.horizon or session.is_milestone(step)
+    due = changed or step % every == 0 or step == session.end or session.is_milestone(step)
     if due or session.control.held or session.control.stop_reason is not None:
         save(session)
     stand_still(session)

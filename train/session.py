@@ -25,31 +25,21 @@ from lab.records import Event, Finding, Records
 from lab.run import Run, RunExists, default_root
 from lab.run_names import check_name, resolve_inside
 from train.attachments import Attachment, Intervention
-from train.check_ins import CheckIns
 from train.control import Control
-from train.evaluation import Evaluation
+from train.equipment import Riders, build_attachments, choose_device
+from train.freeze import Change, Freeze
+from train.freeze_record import rows_of
 from train.generators import generators_state, load_generators_state, seed_generators
 from train.health import NON_FINITE
-from train.journal import Journal
 from train.optimizer import build_optimizer, load_optimizer_tensors, optimizer_tensors
-from train.probing import Probing
 from train.schedule import learning_rate
-from train.self_play import SelfPlay
-from train.understanding import Understanding
 
+__all__ = ["CannotResume", "Progress", "Riders", "Session", "corpus_of", "prepare_corpus", "resume", "start"]
 Progress = Callable[[str, float], None]
 
 
 class CannotResume(LabError):
     """There is nothing to go on with, or what is asked for contradicts the run."""
-
-
-@dataclass(frozen=True)
-class Riders:
-    """What rides along besides what the configuration asks for."""
-
-    attachments: Sequence[Attachment] = ()
-    interventions: Sequence[Intervention] = ()
 
 
 @dataclass
@@ -63,6 +53,7 @@ class Session:
     control: Control
     attachments: Sequence[Attachment]
     interventions: Sequence[Intervention]
+    freeze: Freeze  # one of the interventions, always there
     dtype: torch.dtype
     segment: int
     step: int
@@ -75,8 +66,15 @@ class Session:
     report: Callable[["Session"], None] = lambda _: None
     say: Callable[[str], None] = lambda _: None
     saved_step: int | None = None
+    _segment_from: int = 0
     _costs_at: int | None = None
     _clock: tuple[float, int] = field(default_factory=lambda: (time.perf_counter(), 0))
+
+    @property
+    def end(self) -> int:
+        """The last step to train to: the schedule's horizon, or before it where the run is to stop earlier."""
+        stop = self.config.train.stop
+        return self.horizon if stop is None else min(stop, self.horizon)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds besides weights and optimizer tensors; JSON-able."""
@@ -134,19 +132,23 @@ class Session:
         self.saved_step = self.step
 
     def is_milestone(self, step: int) -> bool:
-        """Whether a checkpoint of this step is kept for good: log-spaced ones, and the reference of comparisons."""
+        """Whether a checkpoint of this step is kept for good: log-spaced ones, the reference, and where a freeze began.
+
+        The weights that a concept was frozen in are what its proof compares with.
+        """
         log_spaced = self.config.checkpoint.log_spaced and checkpoint.is_log_milestone(step)
-        return log_spaced or step == self.config.reference.step
+        frozen = any(item["from_step"] == step for item in self.freeze.items)
+        return log_spaced or step == self.config.reference.step or frozen
 
     def record_step(self, loss: float, norm: float, rate: float) -> None:
         """Queue this step's numbers; speed and rate every `log_every` steps."""
         values = {"train/loss": loss, "train/gradient_norm": norm}
         self.newest |= values
-        if self.step % self.config.train.log_every == 0 or self.step == self.horizon:
+        if self.step % self.config.train.log_every == 0 or self.step == self.end:
             now, (then, tokens) = time.perf_counter(), self._clock
             speed = (self.tokens_seen - tokens) / max(1e-9, now - then) if then and tokens else 0.0
             self._clock = (now, self.tokens_seen)
-            values |= {"train/lr": rate, "train/tokens": float(self.tokens_seen)}
+            values |= {"train/lr": rate, "train/tokens": float(self.tokens_seen)} | self.freeze.numbers()
             if speed:
                 values["train/tokens_per_second"] = speed
             self.newest |= values
@@ -164,6 +166,26 @@ class Session:
         self._costs_at = self.step
         seconds = {f"cost/{name}_seconds": value for name, value in self.spent.items()}
         self.records.metrics(self.segment, self.step, seconds)
+
+    def turn(self) -> bool:
+        """Let interventions begin and end what is due at this step boundary; whether anything changed."""
+        changes: list[Change] = []
+        for intervention in self.interventions:
+            between_steps: Callable[[int], list[Change]] | None = getattr(intervention, "between_steps", None)
+            changes += between_steps(self.step) if between_steps is not None else []
+        for change in changes:
+            self.note(change)
+        return bool(changes)
+
+    def note(self, change: Change) -> None:
+        """Record a change of what is held: training goes on by another protocol, in a segment and a regime of its own."""
+        if self.step > self._segment_from:
+            self.records.end_segment(self.segment, self.step, change.kind)
+            self.segment = self.records.new_segment(self.step, self.segment, self.config.hash())
+            self._segment_from = self.step
+        self.saved_step = None  # a checkpoint of this step, if there is one, does not know of it yet
+        self.records.add_now(*rows_of(change, self.freeze.protocol(), self.segment, self.step))
+        self.say(change.text)
 
     def keep_bad_batch(self, batches: Sequence[Batch], loss: float, norm: float) -> None:
         """Keep the batch that gave a non-finite loss or gradient beside the evidence, and say so in the records."""
@@ -245,8 +267,11 @@ def resume(
             )
         saved = _checkpoint_to_resume(run, from_step)
         horizon = _horizon(run, saved, extend_to)
+        if extend_to is not None and run.config.train.stop is not None:
+            train = run.config.train.model_copy(update={"stop": extend_to})
+            run.update_config(run.config.model_copy(update={"train": train}))
         with _session(run, corpus, saved, riders or Riders(), rewound=from_step is not None) as session:
-            if extend_to is not None:
+            if horizon > session.horizon:
                 _tell_extension(session, horizon)
             session.horizon = horizon
             if skip_batches:
@@ -270,16 +295,18 @@ def _checkpoint_to_resume(run: Run, from_step: int | None) -> checkpoint.Checkpo
 
 
 def _horizon(run: Run, saved: checkpoint.Checkpoint | None, extend_to: int | None) -> int:
-    """The last step to train to. Refused before anything of a new segment is written."""
+    """The schedule's last step. Refused before anything of a new segment is written."""
     step = saved.state["step"] if saved else 0
     horizon = run.config.train.steps if saved is None or saved.state.get("imported") else int(saved.state["horizon"])
-    if extend_to is None and step >= horizon:
+    stop = run.config.train.stop
+    end = horizon if stop is None else min(stop, horizon)
+    if extend_to is None and step >= end:
         raise CannotResume(
-            f"{run.name} finished at step {step}. To train on: lab resume {run.name} --extend-to {horizon * 2}"
+            f"{run.name} finished at step {step}. To train on: lab resume {run.name} --extend-to {end * 2}"
         )
-    if extend_to is not None and extend_to <= horizon:
-        raise CannotResume(f"--extend-to {extend_to} is not after this run's horizon, step {horizon}.")
-    return extend_to or horizon
+    if extend_to is not None and extend_to <= end:
+        raise CannotResume(f"--extend-to {extend_to} is not after this run's horizon, step {end}.")
+    return max(extend_to or 0, horizon)
 
 
 def _tell_extension(session: Session, horizon: int) -> None:
@@ -308,16 +335,19 @@ def _session(
             resumed_from=saved.state["segment"] if saved and not imported else None,
             config_hash=config.hash(),
         )
+        optimizer = build_optimizer(model, config.optimizer)
+        freeze = Freeze(config.freeze, model, optimizer, run, corpus, dtype)
         session = Session(
             run=run,
             config=config,
             corpus=corpus,
             model=model,
-            optimizer=build_optimizer(model, config.optimizer),
+            optimizer=optimizer,
             records=records,
             control=Control(records, run.inbox),
             attachments=(*build_attachments(config, dtype), *riders.attachments),
-            interventions=riders.interventions,
+            interventions=(freeze, *riders.interventions),
+            freeze=freeze,
             dtype=dtype,
             segment=segment,
             step=0,
@@ -326,7 +356,7 @@ def _session(
         )
         if saved is not None:
             session.load(saved)
-            session.saved_step = session.step
+            session.saved_step = session._segment_from = session.step
             if rewound:  # so that a kill before the next checkpoint does not undo the rewind
                 checkpoint.point_latest(run.checkpoints_folder, session.step)
             records.add_now(_event(session, "rewind" if rewound else "resume", f"from step {session.step}"))
@@ -335,50 +365,12 @@ def _session(
         try:
             yield session
         except BaseException as error:  # a refusal or a crash ends the segment too, and says how
-            records.end_segment(segment, session.step, f"failed: {type(error).__name__}: {error}")
+            records.end_segment(session.segment, session.step, f"failed: {type(error).__name__}: {error}")
             raise
         finally:
             records.flush()
     finally:
         records.close()
-
-
-def build_attachments(config: RunConfig, dtype: torch.dtype) -> list[Attachment]:
-    """Everything that the configuration switches on; what is off is not built."""
-    attachments: list[Attachment] = []
-    if config.evaluation.every:
-        attachments.append(Evaluation(config.evaluation, config.train.batch, dtype))
-    if config.probing.every:
-        attachments.append(Probing(config.probing))
-    if config.understanding.every:
-        attachments.append(Understanding(config))
-    if config.self_play.every:
-        attachments.append(SelfPlay(config.self_play))
-    if config.check_ins.every:
-        attachments.append(CheckIns(config.check_ins))
-    if config.journal.every:  # after probing, whose newest readings an informed entry shows
-        attachments.append(Journal(config.journal))
-    return attachments
-
-
-def choose_device(config: RunConfig) -> tuple[torch.device, torch.dtype]:
-    """The device to train on and the type its products run in: bfloat16 where the device has it, float32 elsewhere.
-
-    Raises:
-        LabError: the device asked for is not there, or cannot do bfloat16.
-    """
-    name = config.train.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if (name.startswith("cuda") and not torch.cuda.is_available()) or (
-        name == "mps" and not torch.backends.mps.is_available()
-    ):
-        raise LabError(f"train.device = {name!r}, but torch finds no such device here. Use train.device=cpu.")
-    device = torch.device(name)
-    has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    if config.train.dtype == "bfloat16" or (config.train.dtype == "auto" and has_bfloat16):
-        return device, torch.bfloat16
-    return device, torch.float32
 
 
 def _event(session: Session, kind: str, text: str) -> Event:

@@ -43,6 +43,7 @@ class Costs:
 class _Batch:
     """Sentences of like length, padded on the right, which a causal model cannot see."""
 
+    tokens: Int[Tensor, "sentence pos"]
     residual: Mapping[int, Float[Tensor, "sentence pos d_model"]]
     row: Int[Tensor, "here"]
     column: Int[Tensor, "here"]
@@ -94,7 +95,9 @@ def erasure_costs(
             edited = torch.where(
                 stream.norm(dim=-1, keepdim=True) > norm_limit[layer], stream, placed[layer][index].apply(stream)
             )
-            return losses(batch, model(edited, start_at_layer=layer, stop_at_layer=depth))
+            # The tokens are for the frozen lower copy of a pin above the layer; a model without one does not look at them.
+            last = model(edited, start_at_layer=layer, stop_at_layer=depth, tokens=batch.tokens)
+            return losses(batch, last)
 
     training, workers = model.training, torch.get_num_threads()
     model.eval()
@@ -143,12 +146,12 @@ def _batches(
     for sentences in together:
         width = lengths[sentences[-1]]
         rows = [[*probe_set.tokens[s], *[0] * (width - lengths[s])] for s in sentences]
-        _, cache = model.run_with_cache(
-            torch.tensor(rows, device=device), names_filter=list(wanted.values()), stop_at_layer=len(names) - 1
-        )
+        tokens = torch.tensor(rows, device=device)
+        _, cache = model.run_with_cache(tokens, names_filter=list(wanted.values()), stop_at_layer=len(names) - 1)
         here = [token for s in sentences for token in of_sentence[s]]
         batches.append(
             _Batch(
+                tokens=tokens,
                 residual={layer: cache[name] for layer, name in wanted.items()},
                 row=torch.tensor([i for i, s in enumerate(sentences) for _ in of_sentence[s]], device=device),
                 column=torch.tensor([probe_set.word_position[int(words[token])] for token in here], device=device),

@@ -93,7 +93,7 @@ BAD = [
     ("data.phases=[{from_step=0, weights={poems=1.0}}]", "is no source"),
     ("data.phases=[{from_step=0, weights={chat=0.0}}]", "positive sum"),
     ("data.phases=[{from_step=0, weights={chat=1.0}}, {from_step=90000, weights={prose=1.0}}]", "never come"),
-    ("shimmer.every=100", "no such attachment"),
+    ("shimmer.every=-1", "shimmer.every = -1"),
     ("check_ins.system_from=5000", "never be used"),
     ("journal.kinds=[]", "blind, informed or both"),
     ("self_play.turns=0", "self_play.turns = 0"),
