@@ -1,0 +1,124 @@
+"""One piece of work with the model at a time, in order of arrival, in one thread of its own; beyond a bound, refused.
+
+The thread makes items (pieces of an answer, or one result) and the event loop takes them as they come. Whoever leaves frees
+the place at once: waiting work is taken out of the line, running work ends before its next token.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from lab.errors import LabError
+
+T = TypeVar("T")
+Work = Callable[[Callable[[], bool]], Iterator[T]]  # given `gone`, makes items
+MOST_WAITING = 32
+
+
+class QueueFull(LabError):
+    """More work waits than will be taken on."""
+
+    exit_code = 1
+
+
+class _End:
+    """After the last item."""
+
+
+class Turn(Generic[T]):
+    """A place in the line, and what comes of it. For the event loop that asked."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._items: asyncio.Queue[T | BaseException | _End] = asyncio.Queue()
+        self._left = threading.Event()
+        self._future: Future[None] | None = None
+
+    async def next(self, seconds: float | None = None) -> T:
+        """The next item.
+
+        Raises:
+            TimeoutError: none within `seconds`; ask again.
+            StopAsyncIteration: there are no more.
+            Exception: what the work raised.
+        """
+        item = await asyncio.wait_for(self._items.get(), seconds)
+        if isinstance(item, _End):
+            raise StopAsyncIteration
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+    def leave(self) -> None:
+        """Nobody waits for this any more. Safe to call twice, and after the end."""
+        self._left.set()
+        if self._future is not None:
+            self._future.cancel()
+
+    def run(self, work: Work[T]) -> None:
+        """In the worker thread: make the items."""
+        try:
+            if not self._left.is_set():
+                for item in work(self._left.is_set):
+                    self._tell(item)
+            self._tell(_End())
+        except BaseException as error:  # the thread must live on, and whoever asked must hear
+            self._tell(error)
+
+    def _tell(self, item: T | BaseException | _End) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._items.put_nowait, item)
+        except RuntimeError:  # the loop is closed: the server is going down
+            self._left.set()
+
+
+@dataclass
+class Turns:
+    """The line. `waiting` counts those that have not begun, `busy` tells whether one has.
+
+    Attributes:
+        most: that may wait; the next one is refused.
+    """
+
+    most: int = MOST_WAITING
+    waiting: int = 0
+    busy: bool = False
+    _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="model"))
+    _count: threading.Lock = field(default_factory=threading.Lock)
+
+    def take(self, work: Work[T]) -> Turn[T]:
+        """Stand in line.
+
+        Raises:
+            QueueFull
+        """
+        with self._count:
+            if self.waiting >= self.most + (not self.busy):
+                raise QueueFull(f"{self.waiting} requests wait already, and {self.most} may. Ask again in a moment.")
+            self.waiting += 1
+        turn: Turn[T] = Turn()
+
+        def begin() -> None:
+            with self._count:
+                self.waiting, self.busy = self.waiting - 1, True
+            try:
+                turn.run(work)
+            finally:
+                with self._count:
+                    self.busy = False
+
+        def left_early(future: "Future[None]") -> None:
+            if future.cancelled():
+                with self._count:
+                    self.waiting -= 1
+
+        turn._future = self._pool.submit(begin)
+        turn._future.add_done_callback(left_early)
+        return turn
+
+    def close(self) -> None:
+        """Take nothing more on; what runs may end."""
+        self._pool.shutdown(wait=True, cancel_futures=True)

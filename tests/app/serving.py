@@ -1,0 +1,123 @@
+"""Servers for tests: in this process through Starlette's client, or on a real loopback socket in a process of its own."""
+
+import contextlib
+import json
+import signal
+import subprocess
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from starlette.testclient import TestClient
+
+from app.server import Server, create
+from app.server_guard import Policy
+from lab.run import Run
+from tests.app.commands import command, environment
+
+TOKEN = "5" * 48
+BASE = "http://127.0.0.1"
+PATIENCE = 120.0
+
+
+@contextlib.contextmanager
+def served(path: Path, **options: Any) -> Iterator[tuple[TestClient, Server]]:
+    """A server in this process, and a client that has its token."""
+    server = create(path, Policy(TOKEN), **options)
+    with TestClient(server, base_url=BASE, headers={"Authorization": f"Bearer {TOKEN}"}) as client:
+        yield client, server
+
+
+def chat(client: TestClient, text: str = "the old dog", **more: Any) -> Any:
+    body = {"model": "lab", "messages": [{"role": "user", "content": text}], "max_tokens": 12, "seed": 7} | more
+    return client.post("/v1/chat/completions", json=body)
+
+
+def events(text: str) -> list[dict[str, Any]]:
+    """The chunks of a streamed answer; its end mark must be there."""
+    lines = [line[6:] for line in text.split("\n") if line.startswith("data: ")]
+    assert lines[-1] == "[DONE]"
+    return [json.loads(line) for line in lines[:-1]]
+
+
+@dataclass
+class Real:
+    """A server on a real socket, and its process where it is not this one."""
+
+    process: "subprocess.Popen[bytes] | None"
+    url: str
+    token: str
+
+    def request(self, path: str, body: Any = None, method: str | None = None) -> urllib.request.Request:
+        headers = {"Authorization": f"Bearer {self.token}"} | ({"Content-Type": "application/json"} if body else {})
+        content = None if body is None else json.dumps(body).encode()
+        return urllib.request.Request(self.url + path, content, headers, method=method)
+
+    def ask(self, path: str, body: Any = None) -> Any:
+        with urllib.request.urlopen(self.request(path, body), timeout=PATIENCE) as answer:
+            return json.loads(answer.read())
+
+    def stop(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait(30)
+
+
+def start(path: Path, *options: str) -> Real:
+    """`lab serve`, waited for until it answers."""
+    words = command("serve", *options, "--port", "0", "--nice", "0", "--", str(path))
+    process = subprocess.Popen(words, env=environment(path.parent), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    note, deadline = path / "server.json", time.monotonic() + PATIENCE
+    while True:
+        assert process.poll() is None, (process.stderr.read() if process.stderr else b"").decode()
+        assert time.monotonic() < deadline, "it did not answer in time"
+        with contextlib.suppress(OSError, ValueError):
+            about = json.loads(note.read_bytes())
+            if about["pid"] == process.pid:
+                return Real(process, about["url"], (path / "server.token").read_text())
+        time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def really_served(path: Path, *options: str) -> Iterator[Real]:
+    real = start(path, *options)
+    try:
+        yield real
+    finally:
+        if real.process is not None and real.process.poll() is None:
+            real.stop()
+
+
+@contextlib.contextmanager
+def loopback(server: Server) -> Iterator[str]:
+    """A server of this process on a real socket, in a thread: its address. Its policy must know no port, and need not."""
+    config = uvicorn.Config(server, port=0, log_level="warning", ws="none", timeout_graceful_shutdown=1)
+    running = uvicorn.Server(config)
+    thread = threading.Thread(target=running.run, daemon=True)
+    thread.start()
+    until(lambda: running.started, "it listens")
+    try:
+        yield f"http://127.0.0.1:{running.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        running.should_exit = True
+        thread.join(PATIENCE)
+
+
+def until(true: Callable[[], Any], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < deadline, f"not so after {PATIENCE:.0f} s: {what}"
+        time.sleep(0.005)
+
+
+def commands_of(run: Run) -> int:
+    """Commands that the run was ever sent: in its inbox, or recorded."""
+    from lab.records import Command
+
+    with run.records() as records:
+        return len(list(run.inbox.iterdir())) + len(records.rows(Command))
