@@ -15,6 +15,7 @@ from sqlalchemy import func, select
 
 from lab.database import reading_engine
 from lab.records import Command, Episode, Event, Finding, Latch, Records, Regime
+from probes.behaviour import contrasts
 from probes.behaviour.fallback import FALLBACK
 from probes.behaviour.rates import Rate, wilson
 
@@ -23,6 +24,7 @@ LARGEST_REFERENCE = 8_000_000  # bytes; 8 prompts, 4 samples make some 20 kB
 SELF_PLAY, CHECK_IN = "self-play", "check-in"
 KINDS = {SELF_PLAY: "Self-play", CHECK_IN: "Check-ins"}
 RATE_NAMES = {"loop": "ends in a loop", "structure": "is layout"}
+SCHEDULES = {FALLBACK.id: "batteries_every"} | {rule.id: "contrasts_every" for rule in contrasts.RULES}
 UNITS = {SELF_PLAY: "turns", CHECK_IN: "answers"}
 
 Json = dict[str, Any]
@@ -210,7 +212,7 @@ def alarms(records: Records, up_to: int | None = None) -> list[Alarms]:
             continue
         rule = metric.removeprefix("alarms/")
         checks = {step: value for _, step, value in records.series(f"checks/{rule}")}
-        schedule = "batteries_every" if rule == FALLBACK.id else "every"
+        schedule = SCHEDULES.get(rule, "every")
         regimes = [(step, protocol.get(schedule)) for step, protocol in known]
         newest: dict[int, tuple[float, float]] = {}
         for _, step, value in records.series(metric):

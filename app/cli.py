@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app import cli_control, cli_conversations, cli_exchange, cli_verify
+from app import (
+    cli_bench,
+    cli_concepts,
+    cli_control,
+    cli_conversations,
+    cli_exchange,
+    cli_freeze,
+    cli_report,
+    cli_serve,
+    cli_shimmer,
+    cli_verify,
+)
 from app.options import JsonOption, RunArgument, SetOption, StepOption
 
 if TYPE_CHECKING:
@@ -222,9 +233,15 @@ def doctor(as_json: JsonOption = False) -> None:
 
 
 cli_verify.register(app)
+cli_bench.register(app)
+cli_concepts.register(app)
 cli_control.register(app)
 cli_conversations.register(app)
 cli_exchange.register(app)
+cli_freeze.register(app)
+cli_report.register(app)
+cli_shimmer.register(app)
+cli_serve.register(app)
 
 
 def _train(preset: str | None, config: Path | None, overrides: list[str], name: str | None) -> "tuple[Run, int]":

@@ -1,10 +1,11 @@
 """The rules of the understanding module in words, for people who want to know what would stop their run."""
 
+from probes.behaviour import contrasts
 from probes.behaviour.fallback import FALLBACK
 from probes.behaviour.findings import Rule
 from train import health
 
-RULES = (*health.RULES, FALLBACK)
+RULES = (*health.RULES, FALLBACK, *contrasts.RULES)
 ENDS = health.NON_FINITE.id  # it does not hold: a step that cannot be applied ends the process
 NEWEST = {  # rule -> the metric that it looks at, and its unit
     health.DEAD_UNITS.id: ("understanding/dead_share", "of a layer's units"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import streamlit as st
 
 from app import header
-from app.views import conversations, home, journal, layers, training, understanding
+from app.views import benchmarks, concepts, conversations, home, journal, layers, training, understanding
 
 ICON = Path(__file__).with_name("icon.png")  # a material icon would make the browser ask a font server for it
 
@@ -23,7 +23,9 @@ def main() -> None:
             st.Page(lambda: training.page(top), title="Training", url_path="training"),
             layers_page,
             st.Page(lambda: understanding.page(top), title="Understanding", url_path="understanding"),
+            st.Page(lambda: concepts.page(top), title="Concepts", url_path="concepts"),
             st.Page(lambda: conversations.page(top), title="Conversations", url_path="conversations"),
+            st.Page(lambda: benchmarks.page(top), title="Benchmarks", url_path="benchmarks"),
             st.Page(lambda: journal.page(top, layers_page), title="Journal", url_path="journal"),
         ],
         position="top",

@@ -16,6 +16,7 @@ from lab.records import Episode, Event, Finding, Item, Reading, Records, Regime
 from lab.run import Run
 
 PAUSES = {"hold": "pause", "release": "unpause", "interval": "interval", "system-prompt": "system prompt"}
+PAUSES |= {"remedy": "intervention", "feedback": "intervention", "feedback-stopped": "intervention"}
 InHistory = Callable[[int | None, int], bool]
 
 
@@ -24,7 +25,7 @@ class Moment:
     """One row of the timeline.
 
     Attributes:
-        kind: regime, first, pause, unpause, interval, system prompt, journal, evaluation or benchmark.
+        kind: regime, first, pause, unpause, intervention, interval, system prompt, journal, evaluation or benchmark.
         text: in words, ours.
         count, of, unit: "`count` of `of` `unit`"; None where nobody counted.
     """

@@ -24,6 +24,7 @@ from torch import Tensor
 from lab.config import RunConfig
 from lab.errors import LabError
 from lab.hf_tokenizer import load_tokenizer
+from lab.sections import Source
 from lab.shards import FORMAT, Progress, Shards, prepare_shards
 from lab.sources import documents, fingerprint, position
 from lab.tokenizer import PATTERN, SPECIALS, Tokenizer
@@ -305,7 +306,7 @@ def _tokenizer(config: RunConfig, cache: Path, progress: Progress) -> Tokenizer:
                 f"Use --set model.d_vocab={tokenizer.vocab_size}, or another tokenizer."
             )
         return tokenizer
-    prints = sorted(fingerprint(source) for source in config.data.sources)
+    prints = sorted(fingerprint(source) for source in _sampled(config))
     data = config.data
     ingredients = repr((FORMAT, PATTERN, SPECIALS, size, data.tokenizer_bytes, data.validation_share, prints))
     folder = cache / f"tokenizer-{hashlib.sha256(ingredients.encode()).hexdigest()[:16]}"
@@ -323,6 +324,12 @@ def _tokenizer(config: RunConfig, cache: Path, progress: Progress) -> Tokenizer:
     return Tokenizer.load(folder)
 
 
+def _sampled(config: RunConfig) -> Sequence[Source]:
+    """Sources the tokenizer learns from: not the canaries, or made-up words put in had tokens that those kept out lack."""
+    sources = config.data.sources
+    return [source for source in sources if source.kind != "canaries"] or sources
+
+
 def _sample(config: RunConfig, progress: Progress) -> Sequence[str]:
     """`tokenizer_bytes` of training documents, the same number from each source.
 
@@ -330,9 +337,9 @@ def _sample(config: RunConfig, progress: Progress) -> Sequence[str]:
     first documents would not do: the speeches are sorted by year.
     """
     share = config.data.validation_share
-    budget = config.data.tokenizer_bytes / len(config.data.sources)
+    budget = config.data.tokenizer_bytes / len(_sampled(config))
     chosen: list[str] = []
-    for source in config.data.sources:
+    for source in _sampled(config):
         heap: list[tuple[float, str]] = []  # largest position on top
         size = 0
         for document, done in documents(source):

@@ -55,6 +55,11 @@ def documents(source: Source) -> Iterator[tuple[Document, float]]:
     Raises:
         BadSource: naming the file, the byte or line, and the remedy.
     """
+    if source.kind == "canaries":
+        from lab.canaries import TEXTS, planted
+
+        yield from ((Document(text), (at + 1) / TEXTS) for at, text in enumerate(planted(source.seed)))
+        return
     if source.kind in OUTSIDE:
         from lab.outside_sources import outside_documents
 
@@ -80,6 +85,10 @@ def fingerprint(source: Source) -> str:
     Raises:
         BadSource: the path is missing, of the wrong sort, or empty.
     """
+    if source.kind == "canaries":
+        from lab.canaries import planted
+
+        return hashlib.sha256("\n\n".join(planted(source.seed)).encode()).hexdigest()
     if source.kind in OUTSIDE:
         from lab.outside_sources import outside_fingerprint
 

@@ -19,12 +19,13 @@ from lab.generate import Sampling
 from lab.records import Episode, Records
 from lab.run import Run
 from lab.sections import CheckInConfig
-from probes.behaviour import loops
 from probes.behaviour.findings import Finding
 from probes.behaviour.rates import Rate, difference, wilson
 from train.attachments import Moment
 from train.conversations import (
     RATES,
+    RULES,
+    FirstConcise,
     Scene,
     as_json,
     draw_seed,
@@ -58,6 +59,7 @@ class CheckIns:
         self.system: str | None = None  # the system prompt in force
         self.before: str | None = None  # the one it took the place of
         self.both_ways = 0  # check-ins that are still asked both ways
+        self.concise = FirstConcise()
         self._told: set[str] = set()
 
     def visit(self, moment: Moment) -> None:
@@ -73,7 +75,7 @@ class CheckIns:
             )
         for system in (self.before, self.system) if self.both_ways else (self.system,):
             try:
-                check_in(scene, self.config, system, self.every)
+                check_in(scene, self.config, system, self.every, self.concise)
             except (LabError, OSError) as error:
                 if str(error) not in self._told:  # once a segment, not at every visit
                     self._told.add(str(error))
@@ -85,11 +87,13 @@ class CheckIns:
         self.every = every
 
     def state_dict(self) -> Json:
-        return {"every": self.every, "system": self.system, "before": self.before, "both_ways": self.both_ways}
+        own = {"every": self.every, "system": self.system, "before": self.before, "both_ways": self.both_ways}
+        return own | {"concise": self.concise.state_dict()}
 
     def load_state_dict(self, state: Json) -> None:
         self.every, self.both_ways = int(state["every"]), int(state["both_ways"])
         self.system, self.before = state["system"], state["before"]
+        self.concise.load_state_dict(state.get("concise", {}))  # checkpoints from before markers have none
 
 
 def system_at(config: CheckInConfig, step: int) -> str | None:
@@ -97,8 +101,13 @@ def system_at(config: CheckInConfig, step: int) -> str | None:
     return config.system_prompt if step >= config.system_from else None
 
 
-def check_in(scene: Scene, config: CheckInConfig, system: str | None, every: int) -> Json:
+def check_in(
+    scene: Scene, config: CheckInConfig, system: str | None, every: int, concise: FirstConcise | None = None
+) -> Json:
     """One check-in in one setting, recorded as an episode with its findings.
+
+    Args:
+        concise: of the run's check-ins so far; None: nobody waits for the first concise reply.
 
     Returns:
         The episode's data, with its number as `episode`:
@@ -110,7 +119,7 @@ def check_in(scene: Scene, config: CheckInConfig, system: str | None, every: int
     asked = battery(config.prompts)
     setting = _setting(scene, config, asked, system)
     regime = open_regime(scene.records, NAME, scene.step, {**setting, "every": every})
-    samples, findings = ask(scene, config, asked, system)
+    samples, findings = ask(scene, config, asked, system, concise)
     key = canonical(setting)
     data: Json = {
         "version": 1,
@@ -135,7 +144,7 @@ def check_in(scene: Scene, config: CheckInConfig, system: str | None, every: int
 
 
 def ask(
-    scene: Scene, config: CheckInConfig, asked: Battery, system: str | None
+    scene: Scene, config: CheckInConfig, asked: Battery, system: str | None, concise: FirstConcise | None = None
 ) -> tuple[list[Json], list[tuple[Finding, Place]]]:
     """K samples of every prompt, examined."""
     samples: list[Json] = []
@@ -150,7 +159,8 @@ def ask(
                 [*messages, {"role": "user", "content": prompt}],
                 Sampling(config.max_tokens, config.temperature, top_p=config.top_p, seed=seed),
             )
-            findings = examine(scene.tokenizer, answer.ids, answer.text)
+            findings = examine(scene.tokenizer, answer.ids, answer.text, prompt)
+            findings += concise.judge(answer.text, prompt, findings) if concise else ()
             found += [(finding, {"prompt_id": prompt_id, "sample": sample}) for finding in findings]
             samples.append(
                 {
@@ -231,7 +241,7 @@ def _setting(scene: Scene, config: CheckInConfig, asked: Battery, system: str | 
         "seed": scene.seed,
         "system": None if system is None else canonical(system),
         "layout": layout_of(scene.tokenizer),
-        "rules": {rule.id: rule.version for rule in loops.RULES},
+        "rules": {rule.id: rule.version for rule in RULES},
     }
 
 

@@ -23,8 +23,8 @@ from lab.records import Episode, Event, Records, Regime
 from lab.records import Finding as FindingRow
 from lab.run import Run
 from lab.tokenizer import BadTokenizer, Tokenizer
-from probes.behaviour import loops, structure
-from probes.behaviour.findings import Finding, as_characters, finite
+from probes.behaviour import loops, markers, stereotypes, structure
+from probes.behaviour.findings import Finding, Rule, as_characters, finite
 from probes.behaviour.rates import Rate, wilson
 from train.attachments import Moment
 from train.generators import derived_generator
@@ -35,6 +35,11 @@ Message = Mapping[str, str]  # role, content
 _SPOKEN_BY = {"system": "System", "user": "User", "assistant": "Assistant"}
 # Rules behind the rates of a set of texts; the soft loop rules ask for 100 tokens, which most replies lack.
 RATES = {"loop": loops.TAIL_CYCLE.id, "structure": structure.STRUCTURED.id}
+RULES: tuple[Rule, ...] = (
+    *loops.RULES,
+    *markers.rules(),
+    stereotypes.TEXT_HIT,
+)  # what a protocol keeps the versions of
 
 
 class CannotTalk(LabError):
@@ -101,6 +106,7 @@ class Reply:
     Attributes:
         ids: tokens of `text`, in the run's tokenizer.
         prompt: everything that the model read, decoded; `heard` of the messages given were in it.
+        read: the same as tokens.
     """
 
     text: str
@@ -109,6 +115,7 @@ class Reply:
     seed: int
     prompt: str
     heard: int
+    read: tuple[int, ...] = ()
 
 
 def layout_of(tokenizer: Tokenizer) -> Layout:
@@ -144,7 +151,7 @@ def reply(scene: Scene, messages: Sequence[Message], sampling: Sampling) -> Repl
     text, tokens = said.text, said.ids
     while tokens and len(scene.tokenizer.decode_bytes(tokens)) > len(text.encode()):  # those of the stop text
         tokens = tokens[:-1]
-    return Reply(text, tuple(tokens), said.finish_reason, sampling.seed, scene.tokenizer.decode(ids), heard)
+    return Reply(text, tuple(tokens), said.finish_reason, sampling.seed, scene.tokenizer.decode(ids), heard, tuple(ids))
 
 
 def fits(scene: Scene, messages: Sequence[Message], max_tokens: int) -> bool:
@@ -193,15 +200,44 @@ def draw_seed(generator: torch.Generator) -> int:
 # ----------------------------------------------------------------------------------------------------------- examining
 
 
-def examine(tokenizer: Tokenizer, ids: Sequence[int], text: str) -> tuple[Finding, ...]:
-    """Loops and layout of one text, every span in characters of it."""
+def examine(tokenizer: Tokenizer, ids: Sequence[int], text: str, prompt: str = "") -> tuple[Finding, ...]:
+    """Loops, layout, markers and hostile words about groups in one text, every span in characters of it.
+
+    Args:
+        prompt: what was said to the model just before: it may have asked for a marker.
+    """
     pieces = [tokenizer.decode_bytes([token]) for token in ids]
     found = []
-    for finding in (*loops.examine(ids, text), *structure.examine(text)):
+    ours = (
+        *loops.examine(ids, text),
+        *structure.examine(text),
+        *markers.examine(text, prompt),
+        *stereotypes.examine(text),
+    )
+    for finding in ours:
         spans = [as_characters(span, pieces) if span.unit == "token" else span for span in finding.spans]
         spans = [replace(span, end=min(span.end, len(text))) for span in spans if span.start < len(text)]
         found.append(replace(finding, spans=tuple(spans)))
     return tuple(found)
+
+
+class FirstConcise:
+    """Waits for the first concise reply of a run (`markers.Series`), through conversations, steps and resumes."""
+
+    def __init__(self) -> None:
+        self.series = markers.Series()
+
+    def judge(self, text: str, prompt: str, findings: Sequence[Finding]) -> tuple[Finding, ...]:
+        """The finding that this is it, or none."""
+        seen = tuple((one.rule, one.severity) for one in findings)
+        self.series, found = self.series.after(markers.Reply(text, prompt, seen))
+        return (found,) if found else ()
+
+    def state_dict(self) -> dict[str, Any]:
+        return asdict(self.series)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.series = markers.Series(**state)
 
 
 def as_json(findings: Sequence[Finding]) -> list[dict[str, Any]]:

@@ -7,12 +7,15 @@ import torch
 
 from lab.config import RunConfig
 from lab.errors import LabError
+from lab.tokenizer import Tokenizer
 from train.attachments import Attachment, Intervention
 from train.benchmarking import Benchmarks
 from train.check_ins import CheckIns
 from train.evaluation import Evaluation
+from train.feedback import Feedback
 from train.journal import Journal
 from train.probing import Probing
+from train.remedy import Remedy
 from train.self_play import SelfPlay
 from train.shimmer import Shimmer
 from train.understanding import Understanding
@@ -46,6 +49,28 @@ def build_attachments(config: RunConfig, dtype: torch.dtype) -> list[Attachment]
     if config.journal.every:  # after probing, whose newest readings an informed entry shows
         attachments.append(Journal(config.journal))
     return attachments
+
+
+def build_interventions(
+    config: RunConfig, dtype: torch.dtype, tokenizer: Tokenizer, attachments: Sequence[Attachment]
+) -> list[Intervention]:
+    """What the configuration lets act on training besides a freeze; each is given what it listens to."""
+    interventions: list[Intervention] = []
+    heard = [one for one in attachments if isinstance(one, SelfPlay)]
+    if config.remedy.every:
+        remedy = Remedy(config.remedy, tokenizer, config.train.seed, dtype)
+        for talk in heard:
+            talk.listeners.append(remedy.hear)
+        interventions.append(remedy)
+    if config.feedback.every:
+        feedback = Feedback(config.feedback, tokenizer, config.train.seed, dtype)
+        for talk in heard:
+            talk.listeners.append(feedback.hear)
+        for one in attachments:
+            if isinstance(one, Evaluation):
+                one.listeners.append(feedback.measured)
+        interventions.append(feedback)
+    return interventions
 
 
 def choose_device(config: RunConfig) -> tuple[torch.device, torch.dtype]:

@@ -1,7 +1,7 @@
 """Bits per byte on the validation slice: how well the model predicts text it never trained on, whatever the tokenizer."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -44,12 +44,15 @@ class Evaluation:
 
     def __init__(self, config: EvaluationConfig, batch: int, dtype: torch.dtype) -> None:
         self.every, self.tokens, self.batch, self.dtype = config.every, config.tokens, batch, dtype
+        self.listeners: list[Callable[[int, float], object]] = []  # are told step and bits per byte
 
     def visit(self, moment: Moment) -> None:
         batches = moment.corpus.validation_batches(self.tokens, self.batch)
         loss, bits = evaluate(moment.model, batches, self.dtype)
         values = {"validation/loss": loss, "validation/bits_per_byte": bits}
         moment.records.metrics(moment.segment, moment.step, values)
+        for listener in self.listeners:
+            listener(moment.step, bits)
 
     def state_dict(self) -> dict[str, Any]:
         return {"every": self.every}

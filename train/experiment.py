@@ -180,7 +180,7 @@ def _kind(twin: str) -> Kind:
 
 def _check_stable(run: Run, concept: str, step: int) -> None:
     """The gate of `--when stable`: the newest four checkpoints up to the step."""
-    newest = [state for at, state in shimmer.states(run, concept) if at <= step][-STABLE_CHECKPOINTS:]
+    newest = [state for at, state in shimmer.states(run, concept, make=True) if at <= step][-STABLE_CHECKPOINTS:]
     if len(newest) < STABLE_CHECKPOINTS or set(newest) != {STABLE}:
         seen = ", ".join(newest) or "nothing of it yet"
         raise NotStable(

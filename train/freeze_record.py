@@ -13,6 +13,9 @@ RULES = {
     "freeze": Rule("freeze", "freeze.begun", "1", "info", "a concept is held from this step on"),
     "freeze-release": Rule("freeze", "freeze.released", "1", "info", "a concept is let go at this step"),
     "faded": Rule("freeze", "freeze.faded", "1", "info", "a released pin has reached strength 0"),
+    "remedy": Rule("remedy", "remedy.begun", "1", "info", "loops of self-play become unlikely from this step on"),
+    "feedback": Rule("feedback", "feedback.begun", "1", "info", "self-play is trained on from this step on"),
+    "feedback-stopped": Rule("feedback", "feedback.stopped", "1", "alert", "feedback did harm, and ended itself"),
 }
 
 
@@ -20,15 +23,18 @@ def rows_of(change: Change, protocol: dict[str, Any], segment: int, step: int) -
     """The rows of one change.
 
     Args:
-        protocol: what is held after it.
+        protocol: what is held after it; remedy and feedback bring their own along in `data`.
     """
     data = dict(change.data)
     jump = data.get("jump")
     value = jump["nrmse"] if jump else None
+    rule = RULES[change.kind]
+    if rule.instrument != "freeze":  # an intervention with a protocol of its own
+        protocol = dict(data["protocol"])
     digest = hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()
-    finding = RULES[change.kind].finding(change.text, value, evidence=data).to_row()
+    finding = rule.finding(change.text, value, evidence=data).to_row()
     return [
         Event(kind=change.kind, text=change.text, at=time.time(), segment=segment, step=step, data=data),
         Finding(segment=segment, step=step, **finding),
-        Regime(name="freeze", step=step, protocol=protocol, hash=digest),
+        Regime(name=rule.instrument, step=step, protocol=protocol, hash=digest),
     ]

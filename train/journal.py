@@ -114,7 +114,7 @@ def write(scene: Scene, config: JournalConfig, kind: Kind, every: int) -> dict[s
     number, claims, is_new = _stored(scene, entry)
     total, parsable = parsed_share(text, claims)
     write_mirror(scene.run.journal, number, entry)
-    _keep_evidence(scene, number, entry, claims, shown, answer, total, parsable)
+    _keep_evidence(scene, ask, number, entry, claims, shown, answer, total, parsable)
     before = so_far(scene, kind)
     if is_new:
         before = (before[0] + parsable, before[1] + total)
@@ -184,6 +184,7 @@ def _stored(scene: Scene, entry: Entry) -> tuple[int, list[Claim], bool]:
 
 def _keep_evidence(
     scene: Scene,
+    ask: str,
     number: int,
     entry: Entry,
     claims: Sequence[Claim],
@@ -209,7 +210,7 @@ def _keep_evidence(
             {"id": claim.id, "status": claim.status, "echo": find_echo(claim.text, None, entry.prompt).to_json()}
             for claim in claims
         ],
-        "findings": as_json(examine(scene.tokenizer, answer.ids, answer.text)),
+        "findings": as_json(examine(scene.tokenizer, answer.ids, answer.text, ask)),
     }
     scene.run.evidence.mkdir(exist_ok=True)
     file = scene.run.evidence / f"journal-entry-{number}.json"

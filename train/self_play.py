@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from probes.behaviour import loops
 from probes.behaviour.findings import Finding
 from train.attachments import Moment
 from train.conversations import (
+    RULES,
+    FirstConcise,
     Message,
     Scene,
     as_json,
@@ -37,18 +39,21 @@ from train.conversations import (
     stored_scene,
 )
 from train.prompts import topics
+from train.talk import Talk, Turn
 
 NAME, EPISODE, LOG = "self_play", "self-play", "self_play.jsonl"
 
 
 class SelfPlay:
-    """The attachment."""
+    """The attachment. `listeners` are given every conversation: interventions that act on what was said."""
 
     name = NAME
     log_spaced = False
 
     def __init__(self, config: SelfPlayConfig) -> None:
         self.config, self.every = config, config.every
+        self.listeners: list[Callable[[Talk], object]] = []
+        self.concise = FirstConcise()
         self._told: set[str] = set()
 
     def visit(self, moment: Moment) -> None:
@@ -56,7 +61,9 @@ class SelfPlay:
         generator = scene.generator(self.name)
         try:
             for _ in range(self.config.conversations):
-                play(scene, self.config, generator, self.every)
+                spoken, _line = play(scene, self.config, generator, self.every, concise=self.concise)
+                for listener in self.listeners:
+                    listener(spoken.talk)
         except (LabError, OSError) as error:
             if str(error) not in self._told:  # once a segment, not at every visit
                 self._told.add(str(error))
@@ -67,38 +74,52 @@ class SelfPlay:
         self.every = every
 
     def state_dict(self) -> dict[str, Any]:
-        return {"every": self.every}
+        return {"every": self.every, "concise": self.concise.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.every = int(state["every"])
+        self.concise.load_state_dict(state.get("concise", {}))  # checkpoints from before markers have none
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """What was said, as an episode's data, and the findings with their places."""
+    """What was said, as an episode's data, and the findings with their places; `talk`: the same as tokens."""
 
     data: dict[str, Any]
     findings: tuple[tuple[Finding, dict[str, int]], ...]
+    talk: Talk
 
 
 def play(
-    scene: Scene, config: SelfPlayConfig, generator: torch.Generator, every: int, topic: str | None = None
-) -> dict[str, Any]:
+    scene: Scene,
+    config: SelfPlayConfig,
+    generator: torch.Generator,
+    every: int,
+    topic: str | None = None,
+    concise: FirstConcise | None = None,
+) -> tuple[Conversation, dict[str, Any]]:
     """One conversation, recorded: an episode, its findings, and a line of `logs/self_play.jsonl`.
 
+    Args:
+        concise: of the run's self-play so far; None: nobody waits for the first concise reply.
+
     Returns:
-        The line, as a dict.
+        The conversation, and the line as a dict.
     """
-    spoken = converse(scene, config, generator, topic)
+    spoken = converse(scene, config, generator, topic, concise)
     regime = open_regime(scene.records, NAME, scene.step, _protocol(scene, config, every))
     episode = record(scene, EPISODE, regime, spoken.data, spoken.findings)
     line = {"episode": episode, "segment": scene.segment, "step": scene.step, "regime": regime, **spoken.data}
     append_line(scene.run.logs / LOG, line)
-    return line
+    return spoken, line
 
 
 def converse(
-    scene: Scene, config: SelfPlayConfig, generator: torch.Generator, topic: str | None = None
+    scene: Scene,
+    config: SelfPlayConfig,
+    generator: torch.Generator,
+    topic: str | None = None,
+    concise: FirstConcise | None = None,
 ) -> Conversation:
     """`turns` turns after a topic, by voices B and A in alternation; the topic counts as turn 0, said by A.
 
@@ -112,6 +133,7 @@ def converse(
     turns: list[dict[str, Any]] = [{"turn": 0, "voice": "A", "text": opening, "given": True, "findings": []}]
     found: list[tuple[Finding, dict[str, int]]] = []
     examined: list[Sequence[Finding]] = []
+    taken: list[Turn] = []
     for turn in range(1, config.turns + 1):
         voice = "B" if turn % 2 else "A"
         seed = draw_seed(generator)
@@ -120,8 +142,12 @@ def converse(
             heard_by(voice, said, known.invitation),
             Sampling(config.max_tokens, config.temperature, top_p=config.top_p, seed=seed),
         )
-        findings = examine(scene.tokenizer, answer.ids, answer.text)
+        before = said[-1][1]
+        findings = examine(scene.tokenizer, answer.ids, answer.text, before)
+        findings += concise.judge(answer.text, before, findings) if concise else ()
         examined.append(findings)
+        kinds = tuple((one.rule, one.severity) for one in findings)
+        taken.append(Turn(answer.read, answer.ids, answer.text, kinds))
         found += [(finding, {"turn": turn}) for finding in findings]
         said.append((voice, answer.text))
         tokens.append(answer.ids)
@@ -151,7 +177,10 @@ def converse(
         "findings": as_json(copies),
         "rates": {name: asdict(rate) for name, rate in rates(examined).items()},
     }
-    return Conversation(data, tuple(found))
+    for copy in copies:  # the whole conversation tells; the later of the two turns bears it
+        at = int(copy.evidence["turn"]) - 1
+        taken[at] = replace(taken[at], findings=(*taken[at].findings, (copy.rule, copy.severity)))
+    return Conversation(data, tuple(found), Talk(opening, tuple(taken)))
 
 
 def heard_by(voice: str, said: Sequence[tuple[str, str]], invitation: str) -> list[Message]:
@@ -176,7 +205,7 @@ def self_play_now(
     if turns is not None:
         config = config.model_validate(config.model_dump() | {"turns": turns})
     with stored_scene(run, step, "self-play", seed) as scene:
-        return play(scene, config, scene.generator(NAME), config.every, topic)
+        return play(scene, config, scene.generator(NAME), config.every, topic)[1]
 
 
 def append_line(file: Path, data: dict[str, Any]) -> None:
@@ -201,5 +230,5 @@ def _protocol(scene: Scene, config: SelfPlayConfig, every: int) -> dict[str, Any
         "top_p": config.top_p,
         "seed": scene.seed,
         "every": every,
-        "rules": {rule.id: rule.version for rule in loops.RULES},
+        "rules": {rule.id: rule.version for rule in RULES},
     }

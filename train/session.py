@@ -26,7 +26,7 @@ from lab.run import Run, RunExists, default_root
 from lab.run_names import check_name, resolve_inside
 from train.attachments import Attachment, Intervention
 from train.control import Control
-from train.equipment import Riders, build_attachments, choose_device
+from train.equipment import Riders, build_attachments, build_interventions, choose_device
 from train.freeze import Change, Freeze
 from train.freeze_record import rows_of
 from train.generators import generators_state, load_generators_state, seed_generators
@@ -148,7 +148,10 @@ class Session:
             now, (then, tokens) = time.perf_counter(), self._clock
             speed = (self.tokens_seen - tokens) / max(1e-9, now - then) if then and tokens else 0.0
             self._clock = (now, self.tokens_seen)
-            values |= {"train/lr": rate, "train/tokens": float(self.tokens_seen)} | self.freeze.numbers()
+            values |= {"train/lr": rate, "train/tokens": float(self.tokens_seen)}
+            for intervention in self.interventions:
+                numbers: Callable[[], dict[str, float]] | None = getattr(intervention, "numbers", None)
+                values |= numbers() if numbers is not None else {}
             if speed:
                 values["train/tokens_per_second"] = speed
             self.newest |= values
@@ -337,6 +340,8 @@ def _session(
         )
         optimizer = build_optimizer(model, config.optimizer)
         freeze = Freeze(config.freeze, model, optimizer, run, corpus, dtype)
+        attachments = build_attachments(config, dtype)
+        interventions = build_interventions(config, dtype, corpus.tokenizer, attachments)
         session = Session(
             run=run,
             config=config,
@@ -345,8 +350,8 @@ def _session(
             optimizer=optimizer,
             records=records,
             control=Control(records, run.inbox),
-            attachments=(*build_attachments(config, dtype), *riders.attachments),
-            interventions=(freeze, *riders.interventions),
+            attachments=(*attachments, *riders.attachments),
+            interventions=(freeze, *interventions, *riders.interventions),
             freeze=freeze,
             dtype=dtype,
             segment=segment,

@@ -20,11 +20,13 @@ from lab.config import RunConfig
 from lab.errors import LabError
 from lab.records import Event, Regime
 from lab.records import Finding as Row
+from probes.behaviour import contrasts
 from probes.behaviour.fallback import FALLBACK
 from probes.behaviour.findings import Finding, Rule
 from probes.behaviour.rates import Table, difference, fisher, wilson
 from train import batteries, bundles, generations, health, step_watch
 from train.attachments import Moment
+from train.contrast_visits import ContrastVisits
 from train.generations import Generated
 from train.generators import derived_generator
 from train.health import Vitals
@@ -35,6 +37,7 @@ from train.step_watch import StepWatch
 
 PROBE_TOKENS = 2048  # of validation text; a forward pass every 100 steps is under 1 % of training at any preset
 TEXTS, TOKENS = 16, 64  # generations of a cheap visit; the reference gives 64 of the same length
+RULES = (*health.RULES, *contrasts.RULES)
 
 
 class Understanding:
@@ -47,6 +50,7 @@ class Understanding:
         self.config = config.understanding
         self.every = self.config.every
         self.rhythm, self.heavy = Rhythm(self.every), Rhythm(self.config.batteries_every)
+        self.contrasts = ContrastVisits(config)
         self.tally, self.vitals = Tally(), Vitals()
         self.steps = StepWatch(frozenset(phase.from_step for phase in config.data.phases) - {0})
         self.active: set[str] = set()  # rules that are true at present
@@ -62,7 +66,7 @@ class Understanding:
     # ------------------------------------------------------------------------------------------------ when to look
 
     def due(self, step: int) -> bool:
-        return bool(self.rhythm.due(step) or (step and self.heavy.due(step)))
+        return bool(self.rhythm.due(step) or (step and (self.heavy.due(step) or self.contrasts.rhythm.due(step))))
 
     def set_every(self, step: int, every: int) -> None:
         """Another interval from `step` on: a new regime, and for 5 visits the old schedule beside the new one."""
@@ -76,8 +80,9 @@ class Understanding:
 
     def visit(self, moment: Moment) -> None:
         due, heavy = self.rhythm.due(moment.step), bool(moment.step and self.heavy.due(moment.step))
+        dear = bool(moment.step and self.contrasts.rhythm.due(moment.step))
         found: list[Finding] = []
-        if due or not heavy:  # the last step is visited although neither is due
+        if due or not (heavy or dear):  # the last step is visited although nothing is due
             started = time.perf_counter()
             found += self._check(moment, due or (self.every,))
             self.rhythm.visited(due)
@@ -86,6 +91,8 @@ class Understanding:
             started = time.perf_counter()
             found += self._batteries(moment)
             self._pay(moment, self.heavy, time.perf_counter() - started, "batteries")
+        if dear:
+            found += self._contrasts(moment)
         self._visits += 1
         self._open_regime(moment)
         moment.records.add(*(Row(segment=moment.segment, step=moment.step, **one.to_row()) for one in found))
@@ -106,12 +113,13 @@ class Understanding:
             found, numbers = found + looping, numbers | rates
         except LabError as error:  # a reference checkpoint that cannot be read
             self._tell(moment, "untestable", f"loops are not compared with the reference: {error}")
-        moment.records.metrics(moment.segment, moment.step, numbers | self._counts(self.every, heavy=False))
+        moment.records.metrics(moment.segment, moment.step, numbers | self._counts(self.every, health.RULES))
         return found
 
-    def _counts(self, every: int, heavy: bool) -> dict[str, float]:
-        """Alarms and checks so far on an interval by rule, as metrics: of the batteries' rule, or of the others."""
-        rates = {rule: rate for rule, rate in self.tally.rates(every).items() if (rule == FALLBACK.id) == heavy}
+    def _counts(self, every: int, rules: Sequence[Rule]) -> dict[str, float]:
+        """Alarms and checks so far on an interval of these rules, as metrics."""
+        ids = {rule.id for rule in rules}
+        rates = {rule: rate for rule, rate in self.tally.rates(every).items() if rule in ids}
         return {ALARMS + rule: float(rate.count) for rule, rate in rates.items()} | {
             CHECKS + rule: float(rate.checks) for rule, rate in rates.items()
         }
@@ -200,7 +208,18 @@ class Understanding:
             return []
         if material.reference is not None:  # without one nothing is judged
             self.tally.count((self.heavy.every,), FALLBACK.id, sum(one.rule == FALLBACK.id for one in found), 1)
-        moment.records.metrics(moment.segment, moment.step, numbers | self._counts(self.heavy.every, heavy=True))
+        moment.records.metrics(moment.segment, moment.step, numbers | self._counts(self.heavy.every, (FALLBACK,)))
+        return found
+
+    def _contrasts(self, moment: Moment) -> list[Finding]:
+        pace = moment.spent.get("train", 0.0) / self._followed if self._followed else None
+        try:
+            found = self.contrasts.visit(moment, pace, self.tally, self._tell)
+        except LabError as error:
+            self._tell(moment, "untestable", f"contrasts could not be asked: {error}")
+            return []
+        every = self.contrasts.rhythm.every
+        moment.records.metrics(moment.segment, moment.step, self._counts(every, contrasts.RULES))
         return found
 
     def _generate(self, moment: Moment, model: Any, step: int, texts: int, tokens: int = TOKENS) -> Generated:
@@ -226,7 +245,7 @@ class Understanding:
         return begins
 
     def _pause(self, moment: Moment, finding: Finding) -> None:
-        rule = next(rule for rule in health.RULES if rule.id == finding.rule)
+        rule = next(rule for rule in RULES if rule.id == finding.rule)
         samples = self._generate(moment, moment.model, moment.step, TEXTS)
         content = {
             "finding": finding.to_row(),
@@ -239,6 +258,8 @@ class Understanding:
             "generations": samples.to_json() | {"looping": samples.loops},
             "reference": self._reference,
         }
+        if rule in contrasts.RULES:
+            content["contrasts"] = self.contrasts.evidence
         try:
             folder = bundles.keep(moment.run, moment.step, rule.id, moment.segment, moment.model, content)
             where = f"evidence/{folder.name}"
@@ -253,7 +274,10 @@ class Understanding:
             "batteries_every": self.heavy.every,
             "batteries_interval": self.heavy.interval,
             "double_checks": self.rhythm.doubles > 0,
-            "rules": {rule.id: health.rule_hash(rule) for rule in health.RULES},
+            "contrasts_every": self.contrasts.rhythm.every,
+            "contrasts_interval": self.contrasts.rhythm.interval,
+            "contrast_samples": self.config.contrast_samples,
+            "rules": {rule.id: health.rule_hash(rule) for rule in RULES},
             "probe_tokens": PROBE_TOKENS,
             "generations": [TEXTS, TOKENS, generations.TEMPERATURE, generations.PROMPT_TOKENS],
         }
@@ -267,14 +291,18 @@ class Understanding:
                 moment.records.add_now(Regime(name=self.name, step=step, protocol=protocol, hash=digest))
 
     def _pay(self, moment: Moment, rhythm: Rhythm, seconds: float, what: str) -> None:
-        """Half of the budget is for the cheap checks, half for the batteries. The first visit of a process is not counted."""
+        """Half of the budget is for the cheap checks, a quarter each for the batteries and for contrasts, which ask before.
+
+        The first visit of a process is not counted.
+        """
         if self._followed < FEWEST_STEPS or not self._visits or rhythm.every <= 0:
             return
         per_step = moment.spent.get("train", 0.0) / self._followed
-        changed = rhythm.pay(seconds, max(per_step, 1e-9), self.config.budget / 2)
+        budget = self.config.budget / (2 if rhythm is self.rhythm else 4)
+        changed = rhythm.pay(seconds, max(per_step, 1e-9), budget)
         if changed:
             before, share = changed
-            text = f"understanding: {what} took {share:.1%} of training time, their budget is {self.config.budget / 2:.1%}: "
+            text = f"understanding: {what} took {share:.1%} of training time, their budget is {budget:.1%}: "
             text += f"every {rhythm.interval} steps now, not {rhythm.every * before}"
             self._tell(
                 moment, "budget", text, {"before": rhythm.every * before, "every": rhythm.interval, "share": share}
@@ -290,6 +318,7 @@ class Understanding:
     def state_dict(self) -> dict[str, Any]:
         own = {"active": sorted(self.active), "rises": self._rises, "reference": self._reference}
         parts = {"vitals": asdict(self.vitals), "changed_at": self._changed_at}
+        parts["contrasts"] = self.contrasts.state_dict()
         return own | parts | {name: getattr(self, name).state_dict() for name in ("steps", "rhythm", "heavy", "tally")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -297,4 +326,5 @@ class Understanding:
         self.vitals, self._changed_at = Vitals(**state["vitals"]), state["changed_at"]
         for name in ("steps", "rhythm", "heavy", "tally"):
             getattr(self, name).load_state_dict(state[name])
+        self.contrasts.load_state_dict(state.get("contrasts"))  # checkpoints from before contrasts have none
         self.every = self.rhythm.every

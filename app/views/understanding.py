@@ -16,6 +16,7 @@ from app.verdict_text import number, short, visible
 from app.views import holding, past
 from lab.records import Records
 from lab.tables import SEVERITIES
+from probes.behaviour import contrasts
 from probes.behaviour.findings import finite
 
 NEWEST = "newest"
@@ -63,7 +64,8 @@ def _rules(opened: Opened, records: Records, found: list[Seen], tally: list[Alar
         ]
         fired = f"step {number(last[rule.id])}" if rule.id in last else "never"
         newest = _newest(records, rule.id)
-        pauses = health_rules.would_pause(rule, every, config.observe_only)
+        looks = config.contrasts_every if rule in contrasts.RULES else every
+        pauses = health_rules.would_pause(rule, looks, config.observe_only)
         rows.append((rule, pauses, "; ".join(counts) or "not checked yet", f"{fired}{newest}"))
     st.html(transcript_html.rules_block(rows))
     figure = behaviour_figures.alarms_by_rule(tally)
