@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import plotly.graph_objects as go
 
-from app.concepts import Card, Histogram, Profile
+from app.concept_card import Card, Histogram, Profile
 from app.figures import OKABE_ITO, Cell, over_layers
 from app.shimmer_figures import MARKS
 from app.verdict_figures import plain

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from app import proof_text
+from app.concept_card import Card, Cost, Effect, Example
 from app.concept_text import AT_QUANTILE, SHOWN, source_in_words
-from app.concepts import Card, Cost, Effect, Example
 from app.verdict_html import BLACK, WHITE, Look, escaped
 from app.verdict_text import Facts, number, short, visible
 

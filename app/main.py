@@ -9,7 +9,7 @@ from pathlib import Path
 import streamlit as st
 
 from app import header
-from app.views import benchmarks, concepts, conversations, home, journal, layers, training, understanding
+from app.views import behaviour, benchmarks, concepts, conversations, home, journal, layers, training, understanding
 
 ICON = Path(__file__).with_name("icon.png")  # a material icon would make the browser ask a font server for it
 
@@ -25,6 +25,7 @@ def main() -> None:
             st.Page(lambda: understanding.page(top), title="Understanding", url_path="understanding"),
             st.Page(lambda: concepts.page(top), title="Concepts", url_path="concepts"),
             st.Page(lambda: conversations.page(top), title="Conversations", url_path="conversations"),
+            st.Page(lambda: behaviour.page(top), title="Behaviour", url_path="behaviour"),
             st.Page(lambda: benchmarks.page(top), title="Benchmarks", url_path="benchmarks"),
             st.Page(lambda: journal.page(top, layers_page), title="Journal", url_path="journal"),
         ],

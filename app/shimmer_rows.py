@@ -10,17 +10,17 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from app.level_changes import changes
 from lab.concepts import names, read_card
 from lab.errors import LabError
 from lab.records import Records, Regime
 from lab.run import Run
+from probes.concepts.change_points import change_points
 from probes.concepts.states import WINDOW, Z95, life
 
 SHIMMER, CONCEPT, PROBE_SET = "shimmer", "concept.", "probe_set.json"
@@ -68,7 +68,7 @@ def _track(name: str, layer: int, row: Mapping[int, Bits]) -> Json:
         "births": [steps[i] for i in lived.births],
         "deaths": [steps[i] for i in lived.deaths],
         "flips": [],
-        "change_points": changes(steps, bits),
+        "change_points": [asdict(one) for one in change_points(steps, bits)],
     }
 
 

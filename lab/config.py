@@ -86,12 +86,16 @@ class RunConfig(Section):
                 f"check_ins.system_from = {self.check_ins.system_from} is after the last step, {steps}, so the system "
                 "prompt would never be used. Introduce it earlier."
             )
-        for name, part in (("remedy", self.remedy), ("feedback", self.feedback)):
-            if part.every and not self.self_play.every:
-                raise ValueError(
-                    f"{name}.every = {part.every}, but self_play.every = 0, so there would be nothing to go by. Switch "
-                    f"self-play on, or {name} off."
-                )
+        if self.feedback.every and not self.self_play.every:
+            raise ValueError(
+                f"feedback.every = {self.feedback.every}, but self_play.every = 0, so there would be nothing to feed back. "
+                "Switch self-play on, or feedback off."
+            )
+        if self.remedy.every and not self.self_play.every and not self.remedy.continuations:
+            raise ValueError(
+                f"remedy.every = {self.remedy.every}, but self_play.every = 0 and remedy.continuations = 0, so there would "
+                "be nothing to go by. Switch one of them on, or the remedy off."
+            )
         if self.feedback.every and not self.evaluation.every:
             raise ValueError(
                 f"feedback.every = {self.feedback.every}, but evaluation.every = 0, so nobody would see when it does harm. "

@@ -133,6 +133,8 @@ class Run:
         Raises:
             RunMissing: naming the candidates when the beginning fits several, else the runs there are.
         """
+        if "\0" in reference:
+            raise RunMissing(f"{reference!r}: no run and no path has a null character in it. Leave it out.")
         if reference == "latest":
             runs = cls.ls(root)
             if not runs:

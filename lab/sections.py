@@ -297,13 +297,16 @@ class ShimmerConfig(Section):
 
 
 class RemedyConfig(Section):
-    """The loop remedy: loops that self-play fell into become unlikely. Off by default; compare with a twin."""
+    """The loop remedy: what self-play and continuations loop over becomes unlikely. Off by default; compare with a twin."""
 
     every: int = Field(0, ge=0)  # steps between two of its terms in the loss; 1 = every step, 0 = off
     from_step: int = Field(0, ge=0)
     weight: float = Field(1.0, gt=0, le=100)  # of the unlikelihood term, in nats per token
     texts: int = Field(4, ge=1, le=1000)  # looping replies in a term
     keep: int = Field(128, ge=1, le=10_000)  # the newest looping replies; older ones are forgotten
+    continuations: int = Field(16, ge=0, le=1000)  # of training text, every so many steps; 0: self-play alone is heard
+    continuations_every: int = Field(10, ge=1)
+    temperature: float = Field(0.0, ge=0, le=10)  # of continuations; 0 as in the paper, where small models loop most
 
 
 class FeedbackConfig(Section):

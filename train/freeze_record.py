@@ -13,7 +13,9 @@ RULES = {
     "freeze": Rule("freeze", "freeze.begun", "1", "info", "a concept is held from this step on"),
     "freeze-release": Rule("freeze", "freeze.released", "1", "info", "a concept is let go at this step"),
     "faded": Rule("freeze", "freeze.faded", "1", "info", "a released pin has reached strength 0"),
-    "remedy": Rule("remedy", "remedy.begun", "1", "info", "loops of self-play become unlikely from this step on"),
+    "remedy": Rule(
+        "remedy", "remedy.begun", "1", "info", "what the model loops over becomes unlikely from this step on"
+    ),
     "feedback": Rule("feedback", "feedback.begun", "1", "info", "self-play is trained on from this step on"),
     "feedback-stopped": Rule("feedback", "feedback.stopped", "1", "alert", "feedback did harm, and ended itself"),
 }

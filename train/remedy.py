@@ -1,9 +1,13 @@
-"""The loop remedy: what self-play looped over becomes unlikely, and layout is spared. Off by default; compare with a twin.
+"""The loop remedy: what the model looped over becomes unlikely, and layout is spared. Off by default; compare with a twin.
 
 An intervention. Unlikelihood training (Welleck et al. 2019, arXiv:1908.04319) at the level of sequences: of replies that fell
 into a loop, every token from the second copy on is made less likely where it stood. Tokens on lines that are layout
 (`probes.behaviour.structure`) are left alone, so that lists, tables and rulers are not unlearned with the loops. The text is
 the model's own, and is never fed back as something to say.
+
+Two kinds of replies are heard: turns of self-play, and, as in the paper, continuations of training text. The latter are there
+because small models loop where they go on at length: a `demo` run of 700 steps did in 0 of 320 turns of self-play at
+temperatures of .2 to .8, and in 51 of 96 greedy continuations of validation text.
 """
 
 from __future__ import annotations
@@ -21,11 +25,13 @@ from lab.sections import RemedyConfig
 from lab.tokenizer import Tokenizer
 from probes.behaviour import loops, structure
 from probes.behaviour.findings import Span, as_characters
+from train import many
 from train.freeze_items import Change
 from train.generators import derived_generator
 from train.talk import Talk
 
 KIND = "remedy"
+PREFIX = 16  # tokens of a training text that is gone on from
 
 
 class Remedy:
@@ -33,7 +39,7 @@ class Remedy:
 
     Attributes:
         pool: `read` and `ids` of each, and the places in `ids` that are to become unlikely.
-        heard, looped: turns so far, and those of them with something to unlearn.
+        heard, looped: replies so far, and those of them with something to unlearn.
     """
 
     name = "remedy"
@@ -43,20 +49,39 @@ class Remedy:
         self.pool: list[dict[str, list[int]]] = []
         self.heard, self.looped = 0, 0
         self._tokenizer, self._seed, self._dtype = tokenizer, seed, dtype
-        self._step, self._begun, self._newest = 0, False, 0.0
+        self._step, self._begun, self._newest, self._went_on = 0, False, 0.0, -1
 
     def hear(self, talk: Talk) -> None:
         """Remember the replies of a conversation that looped."""
         for turn in talk.turns:
-            places = repeated(self._tokenizer, turn.ids, turn.text)
-            self.heard, self.looped = self.heard + 1, self.looped + bool(places)
-            if places:
-                self.pool.append({"read": list(turn.read), "ids": list(turn.ids), "places": places})
-        self.pool = self.pool[-self.config.keep :]
+            self._remember(turn.read, turn.ids, turn.text)
+
+    def go_on(self, model: GPT, batch: Batch) -> None:
+        """Let the model continue how some of the batch's sequences begin, and remember the continuations that loop."""
+        prompts = batch.tokens[: self.config.continuations, :PREFIX].tolist()
+        numbers = many.randoms(
+            len(prompts), int(model.cfg.n_ctx), derived_generator(self._seed, f"{self.name}/continuations", self._step)
+        )
+        for read, ids in zip(
+            prompts, many.answers(model, self._tokenizer, prompts, numbers, self.config.temperature), strict=True
+        ):
+            self._remember(read, ids, self._tokenizer.decode(ids))
+
+    def _remember(self, read: Sequence[int], ids: Sequence[int], text: str) -> None:
+        places = repeated(self._tokenizer, ids, text)
+        self.heard, self.looped = self.heard + 1, self.looped + bool(places)
+        if places:
+            self.pool = [*self.pool, {"read": list(read), "ids": list(ids), "places": places}][-self.config.keep :]
 
     def loss(self, model: GPT, batch: Batch) -> Tensor | None:
         """`weight` times the mean of -log(1 - p) over the repeated tokens of some replies; None without any."""
-        if not self._begun or not self.pool or self._step % self.config.every:
+        if not self._begun:
+            return None
+        settings = self.config
+        if settings.continuations and self._step % settings.continuations_every == 0 and self._went_on != self._step:
+            self._went_on = self._step  # once a step, whatever the number of micro-batches
+            self.go_on(model, batch)
+        if not self.pool or self._step % settings.every:
             return None
         order = torch.randperm(len(self.pool), generator=derived_generator(self._seed, self.name, self._step))
         rows = [self.pool[at] for at in order[: self.config.texts].tolist()]
@@ -77,12 +102,12 @@ class Remedy:
         if self._begun or step < self.config.from_step:
             return []
         self._begun = True
-        text = f"the loop remedy begins at step {step}: repeated spans of self-play become unlikely, layout is spared"
+        text = f"the loop remedy begins at step {step}: spans that the model repeats become unlikely, layout is spared"
         return [Change(KIND, text, {"protocol": self.config.model_dump(mode="json")})]
 
     def numbers(self) -> dict[str, float]:
         """Metrics of the newest step."""
-        counts = {"remedy/turns": float(self.heard), "remedy/looping_turns": float(self.looped)}
+        counts = {"remedy/replies": float(self.heard), "remedy/looping_replies": float(self.looped)}
         return counts | {"remedy/unlikelihood": self._newest}
 
     def state_dict(self) -> dict[str, Any]:
@@ -128,7 +153,8 @@ def unlikelihood(
     targets = tokens[:, 1:].to(device)[chosen][:, None]
     # log(1 - p) as the log of what all others have together: 1 - p rounds to 0 for a token that is certain, and the usual
     # clamp of it has no gradient just where a loop is tightest.
-    return -logs.scatter(-1, targets, -torch.inf).logsumexp(dim=-1).mean()
+    term: Tensor = -logs.scatter(-1, targets, -torch.inf).logsumexp(dim=-1).mean()
+    return term
 
 
 def _window(

@@ -119,6 +119,7 @@ def shimmer(
     concepts: Sequence[str] = (),
     layers: Sequence[int] = (),
     progress: Progress | None = None,
+    keep: bool = True,
 ) -> Shimmering:
     """Follow a run's labels and concepts over its checkpoints: live snapshots, and those made now from stored weights.
 
@@ -127,15 +128,15 @@ def shimmer(
     Args:
         tasks, concepts: what to follow; neither = everything that is tracked by default.
         layers: of the tasks; none = all that are probed. A concept has one layer.
+        keep: off leaves the run's folder as it is.
 
     Raises:
         NoShimmer: nothing to follow, or a layer that is not read.
         UnknownTask, ConceptMissing: a name that there is not.
         BadProbeSet, BadActivations
     """
-    eyes = Eyes.open(
-        run, run.tokenizer(), lambda: _validation_texts(run), store=(writable := os.access(run.path, os.W_OK))
-    )
+    writable = keep and os.access(run.path, os.W_OK)
+    eyes = Eyes.open(run, run.tokenizer(), lambda: _validation_texts(run), store=writable)
     wanted = _wanted(run, eyes, tasks, concepts)
     wrong = [layer for layer in layers if layer not in eyes.layers]
     if wrong:
@@ -175,7 +176,7 @@ def states(
         source: a run, or its records (the trainer's own, say).
         concept: a concept's name or a task's.
         layer: needed for a task, which is read at several; a concept has one.
-        make: of a run where no live visit followed it, read the stored checkpoints instead (seconds for each).
+        make: of a run where no live visit followed it, read the stored checkpoints instead (seconds for each; nothing is kept).
 
     Raises:
         NoShimmer: several layers and none chosen, or the layer was not read.
@@ -197,7 +198,8 @@ def states(
 
 
 def _states_of_checkpoints(run: Run, concept: str, layer: int | None) -> list[tuple[int, State]]:
-    found = shimmer(run, concepts=[concept]) if concept in names(run) else shimmer(run, tasks=[concept])
+    concepts, tasks = ([concept], []) if concept in names(run) else ([], [concept])
+    found = shimmer(run, tasks, concepts, keep=False)
     tracks = {one.layer: one for one in found.tracks}
     return [(p.step, p.state) for p in tracks[_one_layer(concept, set(tracks), layer)].points] if tracks else []
 

@@ -53,8 +53,8 @@ def _contrasts(opened: Opened, records: Records) -> None:
     st.plotly_chart(contrast_figures.gaps(chosen), key="gaps", config=PLAIN, alt=contrast_figures.describe_gaps(chosen))
     st.caption(
         "Hostile words (a lexicon) after one group's name less after the other's, same templates and seeds; bars: "
-        "Holm-corrected intervals; dotted: 3 and 5 points. A contrast pauses only if it is larger than at the reference, found "
-        f"again with new seeds, and the model tells endings apart. {_reference(chosen)}"
+        "Holm-corrected intervals; dotted: 3 and 5 points. A contrast pauses only if it is larger than at the reference, "
+        f"found again with new seeds, and the model tells endings apart. {_reference(chosen)}"
     )
     curve = contrast_figures.power(chosen)
     if curve is not None:
@@ -117,16 +117,15 @@ def _surfacing(opened: Opened) -> None:
         _missing(opened.name, "surfacing", "Nobody has asked whether an introduced text surfaced.")
         return
     for ladder in found:
-        st.markdown(
-            f"**{visible(ladder.source)}**, introduced at step {ladder.introduced:,}: **{visible(ladder.rung)}**"
-        )
+        named, rung = (short(visible(one), 40) for one in (ladder.source, ladder.rung))
+        st.text(f"{named}, introduced at step {ladder.introduced:,}: {rung}")
         rows = [
             {"Rung": one.name, "Verdict": visible(one.verdict), **_rates(one.before, one.after)} for one in ladder.rungs
         ]
         st.dataframe(rows, hide_index=True, width="stretch", placeholder="–")
         figure = contrast_figures.rungs(ladder)
         if figure is not None:
-            alt = f"Texts with words of {visible(ladder.source)} before and after."
+            alt = f"Texts with words of {named} before and after."
             st.plotly_chart(figure, key=f"rungs {ladder.source}", config=PLAIN, alt=alt)
         st.text(short(visible(ladder.text), 2000))
 

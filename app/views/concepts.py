@@ -8,8 +8,18 @@ import shlex
 
 import streamlit as st
 
-from app import behaviour, concept_figures, concept_html, concepts, header, queries, shimmer_figures, shimmer_rows
-from app.concepts import Card
+from app import (
+    behaviour,
+    concept_card,
+    concept_figures,
+    concept_html,
+    concepts,
+    header,
+    queries,
+    shimmer_figures,
+    shimmer_rows,
+)
+from app.concept_card import Card
 from app.header import Top
 from app.queries import Opened
 from app.shimmer_rows import CONCEPT, Json
@@ -42,8 +52,8 @@ def page(top: Top) -> None:
         st.text(f"asked for: {short(visible(wanted), 60)}")
     name = pick("Concept", there, "concept", str)
     try:
-        card = concepts.card(opened.run, name)
-    except concepts.CardBroken as error:
+        card = concept_card.card(opened.run, name)
+    except concept_card.CardBroken as error:
         _broken(opened.name, name, str(error))
         card = None
     if card is not None:

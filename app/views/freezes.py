@@ -11,7 +11,8 @@ from pathlib import Path
 import streamlit as st
 
 from app import concept_figures, concept_html, concepts, header, proof_figures, proof_text, queries
-from app.concepts import DAMAGED, Branch, Card, Json, Proof
+from app.concept_card import DAMAGED, Card
+from app.concepts import Branch, Json, Proof
 from app.queries import Opened
 from app.verdict_html import facts_block
 from app.verdict_text import number, short, visible

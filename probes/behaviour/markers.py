@@ -261,7 +261,7 @@ def pieces(texts: Iterable[str], words: int) -> Iterator[str]:
     """Texts cut into stretches of at most this many words, punctuation and line breaks kept."""
     for text in texts:
         starts = [match.start() for match in re.finditer(r"\S+", text)][:: max(1, words)]
-        for start, end in zip(starts, [*starts[1:], len(text)], strict=True):
+        for start, end in zip(starts, [*starts[1:], len(text)][: len(starts)], strict=True):  # none in an empty line
             yield text[start:end].rstrip()
 
 

@@ -2,6 +2,7 @@
 
 Minimises Σ(x − segment mean)² + a penalty of 2σ² d ln T per change, with d = 1 level that it adds, by PELT (Killick et al.
 2012, arXiv:1101.1438) as `ruptures` has it; its linear kernel is that cost, in C, which the bootstrap's 200 series need.
+No torch: the app draws change points too.
 """
 
 from __future__ import annotations
@@ -11,10 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-import torch
+import numpy as np
 from jaxtyping import Float
 from ruptures import KernelCPD
-from torch import Tensor
 
 from probes.concepts.states import LEAST_CHANGE
 
@@ -57,17 +57,16 @@ def change_points(steps: Sequence[int], values: Sequence[float], seed: int = 0) 
     places = _places(known)
     if len(places) < 2 * MIN_SIZE:
         return ()
-    series = torch.tensor([sum(v for _, v in place) / len(place) for place in places], dtype=torch.float64)
+    series = np.array([sum(v for _, v in place) / len(place) for place in places])
     penalty = 2 * noise(series) ** 2 * DIMENSIONS * math.log(len(series))
     found = segment(series, penalty)
     if not found:
         return ()
     ends = [0, *found, len(series)]
-    level = torch.cat([series[a:b].mean().repeat(b - a) for a, b in pairwise(ends)])
+    level = np.concatenate([np.full(b - a, series[a:b].mean()) for a, b in pairwise(ends)])
     residual = series - level
     freedom = (len(series) / (len(series) - len(found) - 1)) ** 0.5
-    generator = torch.Generator().manual_seed(seed % 2**63)
-    drawn = torch.randint(len(series), (REPLICATES, len(series)), generator=generator)
+    drawn = np.random.default_rng(seed).integers(len(series), size=(REPLICATES, len(series)))
     redrawn = level + freedom * residual[drawn]
     again = [segment(one, penalty) for one in redrawn]
     return tuple(
@@ -82,21 +81,21 @@ def change_points(steps: Sequence[int], values: Sequence[float], seed: int = 0) 
     )
 
 
-def noise(series: Float[Tensor, "time"]) -> float:
+def noise(series: Float[np.ndarray, "time"]) -> float:
     """Standard deviation of what is not level: MAD of the first differences / (√2 · 0.6745), blind to a few jumps."""
-    steps = series.diff()
-    return float((steps - steps.median()).abs().median()) / (2**0.5 * 0.6745)
+    steps = np.diff(series)
+    return float(np.median(np.abs(steps - np.median(steps)))) / (2**0.5 * 0.6745)
 
 
-def segment(series: Float[Tensor, "time"], penalty: float, min_size: int = MIN_SIZE) -> list[int]:
+def segment(series: Float[np.ndarray, "time"], penalty: float, min_size: int = MIN_SIZE) -> list[int]:
     """The best segmentation of a series: where new segments begin, ascending.
 
-    >>> segment(torch.tensor([0.0, 0, 0, 1, 1, 1]), 0.1)
+    >>> segment(np.array([0.0, 0, 0, 1, 1, 1]), 0.1)
     [3]
     """
     if len(series) < 2 * min_size:
         return []
-    search = KernelCPD(kernel="linear", min_size=min_size).fit(series.double().numpy()[:, None])
+    search = KernelCPD(kernel="linear", min_size=min_size).fit(series[:, None])
     return [int(at) for at in search.predict(pen=max(penalty, SMALLEST))[:-1]]
 
 

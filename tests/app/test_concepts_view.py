@@ -5,26 +5,23 @@ from __future__ import annotations
 import copy
 import html
 import json
-import random
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app import concept_figures, concepts, level_changes, shimmer_rows
+from app import concept_card, concept_figures, concepts, shimmer_rows
 from app.views.freezes import MODES
 from lab.config import RunConfig
 from lab.records import Records
 from lab.run import Run
 from lab.sections import FreezeMode
 from probes.concepts import proof as proof_module
-from probes.concepts.change_points import change_points
 from probes.concepts.rules import HOLDS
 from tests.app.commands import ROOT, lab
 from tests.app.conftest import OpenApp
@@ -104,9 +101,9 @@ def text(page: AppTest) -> str:
 
 def test_the_page_reads_cards_and_shimmer_without_torch(root: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; import app.main; from app import concepts, shimmer_rows; "
+        "import sys; from pathlib import Path; import app.main; from app import concept_card, concepts, shimmer_rows; "
         "from lab.run import Run; run = Run.open(Path(sys.argv[1])); records = run.records(); "
-        "found = shimmer_rows.followed(run, records); concepts.card(run, 'weather'); "
+        "found = shimmer_rows.followed(run, records); concept_card.card(run, 'weather'); "
         "concepts.held(run.path.parent, run.name, records); "
         "print(len(found['tracks']), len(found['tracks'][0]['change_points']), 'torch' in sys.modules)"
     )
@@ -133,8 +130,8 @@ def test_a_card_that_does_not_hold_together_is_refused_in_words(what: str, copie
     card = planted_card()
     BROKEN[what](card)
     write_card(run, card | {"name": "weather"})
-    with pytest.raises(concepts.CardBroken, match="weather: its card does not hold together"):
-        concepts.card(run, "weather")
+    with pytest.raises(concept_card.CardBroken, match="weather: its card does not hold together"):
+        concept_card.card(run, "weather")
 
 
 def test_a_broken_card_is_an_error_in_words_and_the_rest_of_the_page_stands(tmp_path: Path, open_app: Opener) -> None:
@@ -245,7 +242,7 @@ def test_words_of_a_stranger_s_card_are_shown_and_not_obeyed(tmp_path: Path, ope
 
 
 def test_many_classes_become_rows_of_a_map_each_on_its_own_scale() -> None:
-    card = concepts.Card.model_validate(planted_card("kinds", 2, [f"kind{place}" for place in range(9)]))
+    card = concept_card.Card.model_validate(planted_card("kinds", 2, [f"kind{place}" for place in range(9)]))
     assert card.details.histogram is not None
     figure = concept_figures.histogram(card.details.histogram)
     [drawn] = figure.data
@@ -274,21 +271,6 @@ def test_the_shimmer_map_shows_bits_states_and_the_planted_change_of_level(
     assert any("level changes" in str(drawn.get("name")) for drawn in figure["data"])
     with_labels = charts(open_app(root, "concepts", run="fox", concept="weather", labels="true"))["States"]
     assert any("class.next @ 3" in name for name in with_labels["layout"]["yaxis"]["ticktext"])
-
-
-def test_changes_of_level_are_those_of_the_instrument_to_the_last_bootstrap_series() -> None:
-    draw = random.Random(0)
-    steps = sorted({0, *(int(1.35**place) for place in range(2, 34))})
-    found = 0
-    for seed in range(12):
-        at = draw.choice(steps[3:-3])
-        bits = [0.3 * (step > at) + draw.gauss(0, 0.02) for step in steps]
-        bits[seed] = float("nan")
-        expected = [asdict(one) for one in change_points(steps, bits)]
-        again = level_changes.changes(steps, bits)
-        assert again == [one | {"rise": pytest.approx(one["rise"])} for one in expected]
-        found += len(expected)
-    assert found >= 12  # or there was nothing to compare
 
 
 def test_snapshots_made_afterwards_are_read_as_lab_shimmer_reads_them(

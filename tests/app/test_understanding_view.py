@@ -14,6 +14,7 @@ from streamlit.testing.v1 import AppTest
 from app import behaviour, behaviour_figures, health_rules
 from lab.records import Records
 from lab.run import Run
+from probes.behaviour import contrasts
 from probes.behaviour.fallback import FALLBACK
 from tests.app.commands import ROOT
 from tests.app.planted import make_run
@@ -50,7 +51,7 @@ def test_the_pages_load_no_torch() -> None:
     assert done.stdout.strip() == "False", done.stderr
 
 
-@pytest.mark.parametrize("page", ["understanding", "conversations"])
+@pytest.mark.parametrize("page", ["understanding", "conversations", "behaviour"])
 def test_nothing_recorded_and_nothing_readable_are_said_in_words(
     tmp_path: Path, broken_root: Path, page: str, open_app: Opener
 ) -> None:
@@ -61,7 +62,7 @@ def test_nothing_recorded_and_nothing_readable_are_said_in_words(
     make_run(tmp_path, "new", steps=())
     shown = open_app(tmp_path, page)
     assert not shown.exception and not shown.error
-    assert any(phrase in words(shown) for phrase in ("Nothing was found", "Nobody has talked"))
+    assert any(phrase in words(shown) for phrase in ("Nothing was found", "Nobody has talked", "Nobody has asked"))
 
 
 def test_findings_of_the_newest_history_stand_newest_first_with_value_and_interval(
@@ -95,7 +96,7 @@ def test_a_chosen_finding_shows_its_evidence_as_text(root: Path, open_app: Opene
 def test_each_rule_says_when_it_would_pause_and_how_often_it_fired(root: Path, open_app: Opener) -> None:
     block = next(b for b in blocks(open_app(root, "understanding")) if "<table>" in b)
     rows = {row.split()[0]: row for row in map(plain, block.split("<tr>")[2:])}
-    assert set(rows) == {rule.id for rule in (*health.RULES, FALLBACK)}
+    assert set(rows) == {rule.id for rule in (*health.RULES, FALLBACK, *contrasts.RULES)}
     for rule in health.RULES:
         pauses = "never; it is noted" not in rows[rule.id]
         assert pauses == (rule.severity == "critical"), rule.id

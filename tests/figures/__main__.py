@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.pairs import circumstances
-from tests.figures import freeze, talks, verdicts
+from tests.figures import freeze, remedy, stereotypes, talks, verdicts
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -46,6 +46,7 @@ RUNS = ("demo", "laptop")
 VERDICTS = ("verdict_laptop", "verdict_smollm2")
 TALKS = ("talks_laptop", "talks_smollm2")
 FREEZE = "freeze"
+BEHAVIOUR = ("remedy", "stereotypes")
 BEGIN, END = "<!-- figures: rendered by python -m tests.figures -->", "<!-- /figures -->"
 BEGIN_FREEZE, END_FREEZE = "<!-- freeze: rendered by python -m tests.figures -->", "<!-- /freeze -->"
 BEGIN_VERDICTS, END_VERDICTS = "<!-- verdicts: rendered by python -m tests.figures -->", "<!-- /verdicts -->"
@@ -180,6 +181,13 @@ def _rows(name: str, key: str = "rows") -> list[dict[str, Any]]:
     return list(json.loads(file.read_text(encoding="utf8")).get(key, [])) if file.exists() else []
 
 
+def _together(name: str) -> list[dict[str, Any]]:
+    """The row over all seeds, where a figure has one."""
+    file = HERE / f"{name}.json"
+    content = json.loads(file.read_text(encoding="utf8")) if file.exists() else {}
+    return [content["together"]] if "together" in content else []
+
+
 def _change(rule: dict[str, Any]) -> str:
     before, after = (
         f"{one['per_thousand']:.1f} [{one['interval'][0]:.1f}, {one['interval'][1]:.1f}]"
@@ -200,6 +208,9 @@ def rendered_readme() -> str:
     said = "\n\n".join(talks.render(name.removeprefix("talks_"), row) for name in TALKS for row in _rows(name))
     places = ((BEGIN, render(), END), (BEGIN_VERDICTS, shown, END_VERDICTS), (BEGIN_TALKS, said, END_TALKS))
     places += ((BEGIN_FREEZE, freeze.render(_rows(FREEZE)), END_FREEZE),)
+    rendered = (remedy.render(_rows("remedy"), _together("remedy")), stereotypes.render(_rows("stereotypes")))
+    for name, content in zip(BEHAVIOUR, rendered, strict=True):
+        places += ((f"<!-- {name}: rendered by python -m tests.figures -->", content, f"<!-- /{name} -->"),)
     for begin, content, end in places:
         place = f"{re.escape(begin)}.*?{re.escape(end)}"
         text = re.sub(place, lambda _, new=f"{begin}\n{content}\n{end}": new, text, flags=re.DOTALL)
@@ -214,6 +225,10 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
         return trained(name, folder)
     if name == FREEZE:
         return freeze.measure(folder)
+    if name == "remedy":
+        return remedy.measure(folder)
+    if name == "stereotypes":
+        return stereotypes.measure(folder)
     kind, _, model = name.partition("_")
     if model == "laptop" and not (folder / model).exists():
         trained(model, folder)
@@ -224,12 +239,14 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help=f"of: {', '.join([*BENCHES, *RUNS, *VERDICTS, *TALKS, FREEZE])}")
+    parser.add_argument(
+        "names", nargs="*", help=f"of: {', '.join([*BENCHES, *RUNS, *VERDICTS, *TALKS, FREEZE, *BEHAVIOUR])}"
+    )
     parser.add_argument("--render", action="store_true")
     parser.add_argument("--runs", type=Path, help="keep the runs here, and use those that are there")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
-        for name in [] if options.render else options.names or [*BENCHES, *RUNS, *VERDICTS, *TALKS, FREEZE]:
+        for name in [] if options.render else options.names or [*BENCHES, *RUNS, *VERDICTS, *TALKS, FREEZE, *BEHAVIOUR]:
             found = measure(name, options.runs or Path(folder))
             (HERE / f"{name}.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf8")
     (ROOT / "README.md").write_text(rendered_readme(), encoding="utf8")

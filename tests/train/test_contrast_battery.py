@@ -68,7 +68,7 @@ def planted(monkeypatch: pytest.MonkeyPatch, shares: Callable[[str], float]) -> 
         hostile = [float(row[0]) < shares(text) for row, text in zip(numbers, texts, strict=True)]
         return [tokenizer.encode(" lazy" if one else " here") for one in hostile]
 
-    monkeypatch.setattr(contrast_battery.many, "answers", answers)
+    monkeypatch.setattr(many, "answers", answers)
 
 
 # ------------------------------------------------------------------------------------------------------- many answers
@@ -120,7 +120,7 @@ def test_both_arms_are_asked_the_same_templates_with_the_same_numbers(made: Run,
             seen.setdefault(tokenizer.decode(ids[1:]), []).append(row[0])
         return [tokenizer.encode("x") for _ in prompts]
 
-    monkeypatch.setattr(contrast_battery.many, "answers", answers)
+    monkeypatch.setattr(many, "answers", answers)
     pair = stereotypes.pairs()[0]
     ask(made.model(), made.tokenizer(), [pair], 30, 0, "contrasts")
     for one in stereotypes.asks(pair, 30):

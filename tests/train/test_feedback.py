@@ -16,8 +16,7 @@ from lab.sections import FeedbackConfig
 from lab.tokenizer import Tokenizer
 from tests.made_runs import VOCABULARY, made_run
 from tests.train.digest import digest
-from tests.train.test_gate import ids_of, sentence
-from tests.train.test_remedy import SHORT, finish
+from tests.train.own_words import SHORT, finish, ids_of, sentence
 from train.feedback import Feedback, laid_out, most_tokens
 from train.session import Session, resume, start
 from train.talk import Talk, Turn
@@ -128,7 +127,7 @@ def test_planted_harm_ends_it_in_a_real_run_and_what_follows_is_trained_without_
     config = tiny_config(*SHORT, "evaluation.every=1", "evaluation.tokens=640", "feedback.every=1")
     with start(config, tmp_path, "harmed") as session:
         feedback = plant(session)
-        true, feedback.measured = feedback.measured, lambda step, bits: None  # type: ignore[method-assign]
+        true, feedback.measured = feedback.measured, lambda step, bits: None  # type: ignore[method-assign, assignment]
         evaluation = next(one for one in session.attachments if one.name == "evaluation")
         evaluation.listeners[:] = [lambda step, bits: true(step, bits + max(0, step - 3))]  # type: ignore[attr-defined]
         run = finish(session)

@@ -1,33 +1,11 @@
 """The gate before training on self-play: 100 planted bad conversations, good ones, and what it remembers."""
 
-import zlib
 from collections.abc import Iterator
 
 from probes.behaviour import loops
+from tests.train.own_words import WORDS, sentence, talk
 from train.gate import LAST, Gate, grams_of
-from train.talk import Talk, Turn
-
-NOUNS = (
-    "river stone bread night morning child teacher soldier garden winter song road king queen horse house apple basket"
-)
-WORDS = NOUNS.split()
-
-
-def sentence(seed: int, words: int = 16) -> str:
-    """Words in an order that no other seed below 10,000 has for eight of them."""
-    return " ".join(
-        f"{WORDS[(seed * 7 + at * (seed % 5 + 1)) % len(WORDS)]}{(seed * 31 + at) % 997}" for at in range(words)
-    )
-
-
-def ids_of(text: str) -> tuple[int, ...]:
-    """A token a word, as a tokenizer that was trained on such text would have."""
-    return tuple(zlib.crc32(word.encode()) for word in text.split())
-
-
-def talk(*texts: str, findings: tuple[tuple[str, str], ...] = ()) -> Talk:
-    turns = tuple(Turn((1, 2), ids_of(text), text, findings) for text in texts)
-    return Talk("What did you see?", turns)
+from train.talk import Talk
 
 
 def bad(gate: Gate) -> Iterator[tuple[Talk, str]]:

@@ -151,13 +151,13 @@ def test_a_freeze_that_waits_for_a_stable_concept_goes_ahead_once_four_checkpoin
 ) -> None:
     request = FreezeRequest(concept="function", mode="pin", when="stable")
     told = [(step, "STABLE") for step in (0, 4, 8, 16)]
-    monkeypatch.setattr(shimmer, "states", lambda run, concept: told)
+    monkeypatch.setattr(shimmer, "states", lambda run, concept, make: told)
     made = plan(parent, request, 5, twins=[], name="x")
     assert (made.request.when, made.request.from_step) == ("step", 30)  # stable now, so it is frozen at once
-    monkeypatch.setattr(shimmer, "states", lambda run, concept: [*told, (24, "FLICKER")])
+    monkeypatch.setattr(shimmer, "states", lambda run, concept, make: [*told, (24, "FLICKER")])
     with pytest.raises(NotStable, match="FLICKER"):
         plan(parent, request, 5, twins=[], name="x")
-    monkeypatch.setattr(shimmer, "states", lambda run, concept: [*told[1:], (31, "STABLE")])  # after the checkpoint
+    monkeypatch.setattr(shimmer, "states", lambda run, concept, make: [*told[1:], (31, "STABLE")])  # after the checkpoint
     with pytest.raises(NotStable):
         plan(parent, request, 5, twins=[], name="x")
 

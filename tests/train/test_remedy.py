@@ -14,37 +14,14 @@ from lab.sections import RemedyConfig
 from probes.behaviour import loops
 from tests.made_runs import made_run
 from tests.train.digest import digest
+from tests.train.own_words import SHORT, finish
 from tests.train.talkers import CIRCLE, looping
 from train.branch import branch, go_on
-from train.loop import train
 from train.remedy import Remedy, repeated, unlikelihood
 from train.session import Session, resume, start
 from train.talk import Talk, Turn
 
 Config = Callable[..., RunConfig]
-SHORT = (
-    "train.steps=8",
-    "optimizer.warmup_steps=2",
-    "checkpoint.every=4",
-    "evaluation.every=0",
-    "probing.every=0",
-    "understanding.every=0",
-    "self_play.every=2",
-    "self_play.turns=2",
-    "self_play.max_tokens=32",
-    "self_play.temperature=0.0",
-)
-
-
-def finish(session: Session, stop_at: int | None = None) -> Run:
-    def report(session: Session) -> None:
-        if session.step == stop_at:
-            session.control.stop_reason = "SIGINT"
-
-    session.report = report
-    outcome = train(session)
-    session.records.end_segment(session.segment, session.step, outcome.reason)
-    return session.run
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +67,7 @@ def test_unlikelihood_of_what_is_certain_is_large_and_falls_when_it_is_followed(
 
 def test_long_reading_is_cut_from_the_front_and_marks_stay_on_their_tokens(made: Run) -> None:
     tokenizer, n_ctx = made.tokenizer(), made.config.model.n_ctx
-    remedy = Remedy(RemedyConfig(every=1), tokenizer, 0, torch.float32)
+    remedy = Remedy(RemedyConfig(every=1, continuations=0), tokenizer, 0, torch.float32)
     remedy.between_steps(0)
     ids = list(CIRCLE) * 12
     remedy.hear(Talk("x", (Turn(tuple([40] * n_ctx), tuple(ids), tokenizer.decode(ids)),)))
@@ -103,7 +80,7 @@ def test_long_reading_is_cut_from_the_front_and_marks_stay_on_their_tokens(made:
 
 def test_only_the_newest_looping_replies_are_kept_and_nothing_is_added_before_its_time(made: Run) -> None:
     tokenizer = made.tokenizer()
-    remedy = Remedy(RemedyConfig(every=2, from_step=4, keep=3), tokenizer, 0, torch.float32)
+    remedy = Remedy(RemedyConfig(every=2, from_step=4, keep=3, continuations=0), tokenizer, 0, torch.float32)
     for copies in range(10, 16):
         ids = list(CIRCLE) * copies
         remedy.hear(Talk("x", (Turn((1,), tuple(ids), tokenizer.decode(ids)), Turn((1,), (5, 6, 7), "fgh"))))
@@ -117,15 +94,32 @@ def test_switched_off_it_is_not_there_and_on_without_self_play_it_is_refused(tin
     from train.equipment import build_interventions
 
     assert build_interventions(tiny_config(), torch.float32, None, []) == []  # type: ignore[arg-type]
-    for part in ("remedy", "feedback"):
-        with pytest.raises(BadConfig, match=f"{part}.every = 1, but self_play.every = 0"):
-            tiny_config(f"{part}.every=1")
+    with pytest.raises(BadConfig, match=r"feedback.every = 1, but self_play.every = 0"):
+        tiny_config("feedback.every=1")
+    with pytest.raises(BadConfig, match=r"self_play.every = 0 and remedy.continuations = 0"):
+        tiny_config("remedy.every=1", "remedy.continuations=0")
+    with pytest.raises(BadConfig, match=r"evaluation.every = 0"):
+        tiny_config("feedback.every=1", "self_play.every=5", "evaluation.every=0")
+
+
+def test_continuations_of_training_text_that_loop_are_heard_once_a_step(made: Run) -> None:
+    remedy = Remedy(RemedyConfig(every=1, continuations=3, continuations_every=5), made.tokenizer(), 0, torch.float32)
+    model = looping(made)
+    tokens = torch.randint(0, 90, (4, 40), generator=torch.Generator().manual_seed(1))
+    batch = Batch(tokens, torch.ones(4, 39, dtype=torch.bool), 4)
+    for step in range(6):
+        remedy.between_steps(step)
+        for _ in range(2):  # micro-batches
+            assert remedy.loss(model, batch) is not None
+    assert (remedy.heard, remedy.looped) == (6, 6)
+    first = remedy.pool[0]
+    assert first["read"] == tokens[0, :16].tolist() and set(first["ids"]) == set(CIRCLE)
 
 
 def test_a_run_with_the_remedy_is_resumed_bit_for_bit_and_its_twin_has_other_weights(
     tiny_config: Config, tmp_path: Path
 ) -> None:
-    config = tiny_config(*SHORT, "remedy.every=1", "remedy.from_step=1")
+    config = tiny_config(*SHORT, "remedy.every=1", "remedy.from_step=1", "remedy.continuations_every=2")
     with start(config, tmp_path, "whole") as session:
         plant(session)
         whole = finish(session)
@@ -139,7 +133,7 @@ def test_a_run_with_the_remedy_is_resumed_bit_for_bit_and_its_twin_has_other_wei
         assert [(row.kind, row.step) for row in records.rows(Event) if row.kind == "remedy"] == [("remedy", 1)]
         assert [row.rule for row in records.rows(Finding, instrument="remedy")] == ["remedy.begun"]
         assert records.rows(Regime, name="remedy")[0].protocol["weight"] == 1.0
-        assert (records.newest("remedy/looping_turns") or (0, 0.0))[1] >= 1
+        assert (records.newest("remedy/looping_replies") or (0, 0.0))[1] >= 1
     twin = branch(whole, "whole--twin", step=4, steps=4, overrides=["remedy.every=0"])
     go_on(twin)
     again = branch(whole, "whole--again", step=4, steps=4)

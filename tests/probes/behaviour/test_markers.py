@@ -132,6 +132,10 @@ def test_texts_are_cut_into_pieces_as_long_as_a_reply() -> None:
     assert list(pieces(["a b c.\nd e", "f"], 2)) == ["a b", "c.\nd", "e", "f"]
 
 
+def test_an_empty_text_has_no_pieces() -> None:
+    assert list(pieces(["", "  ", "a b c"], 2)) == ["a b", "c"]
+
+
 def test_every_definition_has_a_version_and_every_fragment_is_known() -> None:
     assert {rule.id for rule in markers.rules()} == {
         "markers.pause", "markers.identity-self", "markers.identity-other", "markers.concise"
