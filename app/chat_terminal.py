@@ -144,8 +144,8 @@ class Here:
         return step if step is not None else found.step if found else None
 
     def ask(self, wish: Wish, messages: list[dict[str, str]], answered: Answered) -> Iterator[str]:
+        from app.server_errors import checked
         from app.server_requests import ChatRequest
-        from app.server_routes import checked
 
         answer = self.talk.begin(checked(ChatRequest, wish.body(messages)).ask("lab chat"))
         answered.id, answered.step = answer.id, answer.loaded.step

@@ -1,38 +1,47 @@
 """The exploration server: a run's published weights behind OpenAI's API, and the lab's own routes beside it.
 
 A process of its own that reads the run and never the trainer, so it goes on answering when training stands still or has
-died. The whole of what can be asked is the table in `routes`; `server_guard` stands before all of it.
+died. The whole of what can be asked is the table in `_routes`; `server_guard` stands before all of it.
 """
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
-from starlette.responses import Response
+from fastapi import Depends, FastAPI, Security
+from fastapi.routing import APIRoute
+from fastapi.security import HTTPBearer
+from starlette.types import Receive, Scope, Send
 
 from app.server_answers import ChatBook, Talk
-from app.server_guard import Guard, Policy, Receive, Scope, Send
+from app.server_errors import HANDLERS, Failure, nothing_unasked
+from app.server_guard import Guard, Policy
 from app.server_jobs import Jobs
-from app.server_lab import ControlRequest, JobRequest, Lab, OfRun, Page
-from app.server_openai import answered, detokenized, listed, retrieved, tokenized
+from app.server_lab import Lab
+from app.server_openai import OpenAI
 from app.server_queue import MOST_WAITING, Turns
-from app.server_requests import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
-from app.server_routes import Call, Route, ok, openapi, router
-from app.server_trace import TraceRequest
+from app.server_replies import ChatCompletion, Completion, Traced
 from app.server_weights import Published
 from lab.run_folder import CONFIG, MANIFEST
+
+STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
 
 
 @dataclass(frozen=True)
 class Server:
-    """An ASGI application; `routes` is everything that it answers."""
+    """An ASGI application: `api` answers what `guard` lets through to it."""
 
     guard: Guard
-    routes: tuple[Route, ...]
+    api: FastAPI
     lab: Lab
+
+    @property
+    def routes(self) -> list[APIRoute]:
+        """Everything that it answers."""
+        return [route for route in self.api.routes if isinstance(route, APIRoute)]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.guard(scope, receive, send)
@@ -59,52 +68,56 @@ def create(
     single = (path / MANIFEST).is_file() and (path / CONFIG).is_file()
     talk = Talk(Published(path, single, device), ChatBook(), system_prompt or None)
     lab = Lab(talk, Turns(most_waiting), Jobs(path.parent if single else path))
-    table = routes(lab)
 
     @asynccontextmanager
-    async def lifespan(_: object) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         server.close()
 
-    server = Server(Guard(router(table, lifespan), policy), table, lab)
+    api = FastAPI(
+        title="Brightwoven Lab",
+        version=_version(),
+        lifespan=lifespan,
+        openapi_url=None,  # a route of the table instead: this one would come with HEAD, and with pages of scripts
+        redirect_slashes=False,
+        exception_handlers=HANDLERS,
+        dependencies=[Depends(nothing_unasked), Security(HTTPBearer(auto_error=False))],  # the guard checks the token
+        responses={"default": {"model": Failure, "description": "not done, and why"}},
+    )
+    _routes(api, OpenAI(talk, lab.turns), lab)
+    server = Server(Guard(api, policy), api, lab)
     return server
 
 
-def routes(lab: Lab) -> tuple[Route, ...]:
-    """Everything that can be asked."""
-    talk, turns = lab.talk, lab.turns
+def _routes(api: FastAPI, openai: OpenAI, lab: Lab) -> None:
+    """Everything that can be asked. Default deny: another path is a 404, another method of a path a 405."""
+    get, post, delete = api.get, api.post, api.delete
+    said: dict[str, Any] = {"responses": STREAMED}
+    bare: dict[str, Any] = {"response_model_exclude_unset": True}
 
-    async def models(_: Call) -> Response:
-        return ok(listed(talk))
+    def document() -> dict[str, Any]:
+        return api.openapi()
 
-    async def model(call: Call) -> Response:
-        return ok(retrieved(talk, call.path["model"]))
-
-    async def document(_: Call) -> Response:
-        return ok(openapi(table, _version()))
-
-    answer = partial(answered, talk, turns)
-    table = (
-        Route("GET", "/health", lab.health, "whether it answers, and whether the run trains; needs no token"),
-        Route("GET", "/openapi.json", document, "this document"),
-        Route("GET", "/v1/models", models, "the newest weights and every checkpoint, by name"),
-        Route("GET", "/v1/models/{model}", model, "one of them"),
-        Route("POST", "/v1/chat/completions", answer, "an answer to a conversation", ChatRequest),
-        Route("POST", "/v1/completions", answer, "how a text goes on", CompletionRequest),
-        Route("POST", "/tokenize", partial(tokenized, talk), "tokens of a text", TokenizeRequest),
-        Route("POST", "/detokenize", partial(detokenized, talk), "text of tokens", DetokenizeRequest),
-        Route("POST", "/lab/v1/trace", lab.trace, "what the layers hold at each token of a text", TraceRequest),
-        Route("GET", "/lab/v1/status", lab.status, "how runs and server do", query=OfRun),
-        Route("GET", "/lab/v1/findings", lab.findings, "what instruments saw, newest first", query=Page),
-        Route("GET", "/lab/v1/journal", lab.journal, "entries, claims and verdicts, newest first", query=Page),
-        Route("GET", "/lab/v1/timeline", lab.timeline, "what happened to the run, by step", query=OfRun),
-        Route("POST", "/lab/v1/control", lab.control, "act on training: one verb of a closed set", ControlRequest),
-        Route("POST", "/lab/v1/jobs", lab.ask_job, "ask for long work", JobRequest),
-        Route("GET", "/lab/v1/jobs", lab.list_jobs, "the jobs, newest first"),
-        Route("GET", "/lab/v1/jobs/{id}", lab.show_job, "one job"),
-        Route("DELETE", "/lab/v1/jobs/{id}", lab.cancel_job, "cancel a job"),
+    get("/health", summary="whether it answers, and whether the run trains", **bare)(lab.health)
+    get("/openapi.json", summary="this document")(document)
+    get("/v1/models", summary="the newest weights and every checkpoint, by name")(openai.models)
+    get("/v1/models/{model}", summary="one of them")(openai.model)
+    post("/v1/chat/completions", summary="an answer to a conversation", response_model=ChatCompletion, **said)(
+        openai.chat
     )
-    return table
+    post("/v1/completions", summary="how a text goes on", response_model=Completion, **said)(openai.completion)
+    post("/tokenize", summary="tokens of a text")(openai.tokenize)
+    post("/detokenize", summary="text of tokens")(openai.detokenize)
+    post("/lab/v1/trace", summary="what the layers hold at each token", response_model=Traced, **bare)(lab.trace)
+    get("/lab/v1/status", summary="how runs and server do")(lab.status)
+    get("/lab/v1/findings", summary="what instruments saw, newest first")(lab.findings)
+    get("/lab/v1/journal", summary="entries, claims and verdicts, newest first")(lab.journal)
+    get("/lab/v1/timeline", summary="what happened to the run, by step")(lab.timeline)
+    post("/lab/v1/control", summary="act on training: one verb of a closed set")(lab.control)
+    post("/lab/v1/jobs", summary="ask for long work", status_code=202)(lab.ask_job)
+    get("/lab/v1/jobs", summary="the jobs, newest first")(lab.list_jobs)
+    get("/lab/v1/jobs/{id}", summary="one job")(lab.show_job)
+    delete("/lab/v1/jobs/{id}", summary="cancel a job")(lab.cancel_job)
 
 
 def _version() -> str:

@@ -26,6 +26,7 @@ from train.conversations import fitted, room
 PLAIN_STOP = "\nUser:"  # where a tokenizer has no chat format: the next line of the script is not the model's to write
 COMPLETION_TOKENS = 16  # OpenAI's default for completions
 LONGEST_CLIENT = 120
+IMPOSSIBLE = -9999.0  # OpenAI's log-probability of what cannot be: JSON has no infinity
 
 
 class TooLong(LabError):
@@ -218,7 +219,7 @@ def _listening(model: torch.nn.Module, top: int | None, gone: Callable[[], bool]
         if gone():
             raise Gone
         if top is not None:
-            share = torch.log_softmax(logits[0, -1].float().cpu(), dim=-1)
+            share = torch.log_softmax(logits[0, -1].float().cpu(), dim=-1).clamp(min=IMPOSSIBLE)
             likeliest = share.topk(min(top, len(share)))
             heard.append((share, tuple(zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True))))
 

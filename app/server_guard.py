@@ -10,20 +10,17 @@ import json
 import os
 import secrets
 import stat
-from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from starlette.datastructures import MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
 from lab.durable import write_file
 from lab.errors import LabError
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 TOKEN_FILE = "server.token"
 TOKEN_BYTES = 24
@@ -32,6 +29,7 @@ DEEPEST = 32  # arrays and objects inside one another
 BODY_SECONDS = 30.0
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 OPEN_PATH = "/health"  # the one route without a token, for reading
+HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}  # of every answer
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
@@ -50,6 +48,10 @@ class Problem(Exception):
         usual = "server_error" if self.status >= 500 else "invalid_request_error"
         kind = _TYPES.get(self.status, usual)
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+    def response(self) -> JSONResponse:
+        hints = {401: {"www-authenticate": "Bearer"}, 429: {"retry-after": "1"}}
+        return JSONResponse(self.body(), self.status, hints.get(self.status))
 
 
 def token_in(folder: Path) -> str:
@@ -150,7 +152,7 @@ def _name_of(host: bytes) -> str:
 class Guard:
     """The outermost layer: an ASGI application around another."""
 
-    app: App
+    app: ASGIApp
     policy: Policy
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -165,7 +167,7 @@ class Guard:
             self.policy.check(scope)
             body = await _body(scope, receive)
         except Problem as problem:
-            await refuse(problem, send)
+            await problem.response()(scope, receive, _private(send))
             return
         given = False
 
@@ -176,17 +178,20 @@ class Guard:
             given = True
             return {"type": "http.request", "body": body, "more_body": False}
 
-        await self.app(scope, replay, send)
+        await self.app(scope, replay, _private(send))
 
 
-async def refuse(problem: Problem, send: Send) -> None:
-    content = json.dumps(problem.body()).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
-    headers += [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
-    headers += [(b"www-authenticate", b"Bearer")] if problem.status == 401 else []
-    headers += [(b"retry-after", b"1")] if problem.status == 429 else []
-    await send({"type": "http.response.start", "status": problem.status, "headers": headers})
-    await send({"type": "http.response.body", "body": content})
+def _private(send: Send) -> Send:
+    """Every answer says that nobody may keep it, or guess what it is."""
+
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            for name, value in HEADERS.items():
+                headers.setdefault(name, value)
+        await send(message)
+
+    return sending
 
 
 async def _body(scope: Scope, receive: Receive) -> bytes:

@@ -21,16 +21,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from app.server_errors import Missing
 from app.server_queue import QueueFull
-from app.server_routes import Missing
 from lab.errors import LabError
 from lab.run import Run
 
-# What may be set; a verb that lacks an option refuses it. None of these names a file.
+# All that the verbs take, but what names a file (--html, --items, --conllu, --streusle) or could (--set).
 KINDS: Mapping[str, frozenset[str]] = {
     "verify": frozenset({"entry", "text", "author", "step", "readings", "sentences", "quick"}),
-    "bench": frozenset({"step", "task", "tasks", "battery", "items", "samples", "seed", "quick"}),
-    "freeze": frozenset({"concept", "mode", "layer", "step", "steps", "twins", "when"}),
+    "bench": frozenset({"tasks", "limit", "step", "every_checkpoint", "with_reasons", "harness", "show"}),
+    "freeze": frozenset(
+        {"concept", "mode", "steps", "target", "twins", "layer", "when", "from_claim", "step", "fade_steps", "name"}
+        | {"live", "wait"}
+    ),
     "shimmer": frozenset({"concept", "task", "layer"}),
 }
 MOST_WAITING, MOST_REMEMBERED = 16, 100

@@ -4,21 +4,32 @@ Control takes verbs of a closed set with typed arguments, on its own route; noth
 one. What is shown is read from the run, which the server never writes to.
 """
 
-import asyncio
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
+from fastapi import Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
-from starlette.responses import Response
 
 from app import queries
 from app.server_answers import Talk
-from app.server_jobs import KINDS, Jobs
+from app.server_jobs import KINDS, Job, Jobs
 from app.server_openai import patiently
 from app.server_queue import Turns
-from app.server_routes import Call, ok
+from app.server_replies import (
+    Acknowledged,
+    Findings,
+    Health,
+    JobList,
+    JobReply,
+    Journal,
+    Latch,
+    RunStatus,
+    ServerStatus,
+    Status,
+    Timeline,
+)
 from app.server_trace import Tracer, TraceRequest
 from app.server_weights import ONE_RUN, newest
 from app.timeline import timeline as moments
@@ -76,59 +87,54 @@ class Lab:
 
     # ---------------------------------------------------------------------------------------------------------- showing
 
-    async def health(self, _: Call) -> Response:
-        """Without a token, so: no names of people or things, no reasons, no paths."""
-        return ok(await asyncio.to_thread(self._health))
-
-    def _health(self) -> dict[str, Any]:
-        published = self.talk.published
-        about: dict[str, Any] = {"status": "ok", "uptime": round(time.time() - self.started_at, 1)}
+    def health(self) -> Health:
+        """Needs no token, so it has no names of people or things, no reasons, no paths."""
+        published, uptime = self.talk.published, self._uptime()
         if not published.single:
-            return about | {"runs": len(published.run_names())}
-        found = self._standing(published.run())
-        return about | {key: found[key] for key in ("training", "step", "weights_step")}
+            return Health(status="ok", uptime=uptime, runs=len(published.run_names()))
+        one = self._standing(published.run())
+        return Health(status="ok", uptime=uptime, training=one.training, step=one.step, weights_step=one.weights_step)
 
-    async def status(self, call: Call) -> Response:
-        return ok(await asyncio.to_thread(self._status, call.query.run))
-
-    def _status(self, name: str | None) -> dict[str, Any]:
+    def status(self, of: Annotated[OfRun, Query()]) -> Status:
         published = self.talk.published
-        chosen = [name] if name is not None or published.single else published.run_names()
-        return {
-            "server": {
-                "uptime": round(time.time() - self.started_at, 1),
-                "device": published.device,
-                "busy": self.turns.busy,
-                "waiting": self.turns.waiting,
-                "most_waiting": self.turns.most,
-                "weights_step": published.newest_step,
-                "system_prompt": self.talk.system_prompt,
-            },
-            "runs": [self._standing(self.run(one)) for one in chosen],
-        }
+        chosen = [of.run] if of.run is not None or published.single else published.run_names()
+        server = ServerStatus(
+            uptime=self._uptime(),
+            device=published.device,
+            busy=self.turns.busy,
+            waiting=self.turns.waiting,
+            most_waiting=self.turns.most,
+            weights_step=published.newest_step,
+            system_prompt=self.talk.system_prompt,
+        )
+        return Status(server=server, runs=[self._standing(self.run(one)) for one in chosen])
 
-    def _standing(self, run: Run) -> dict[str, Any]:
+    def _uptime(self) -> float:
+        return round(time.time() - self.started_at, 1)
+
+    def _standing(self, run: Run) -> RunStatus:
         """How a run does: its own numbers, whether anybody trains it, and how old the newest weights are."""
         opened = self._opened(run)
         summary = asdict(queries.summarise(opened))
         info = newest(run)
-        latches: list[dict[str, Any]] = []
+        latches: list[Latch] = []
         if opened.records is not None:
             try:
                 latches = [
-                    {"owner": one.owner, "reason": one.reason, "since": one.since, "severity": one.severity}
+                    Latch(owner=one.owner, reason=one.reason, since=one.since, severity=one.severity)
                     for one in opened.records.latches()
                 ]
             except queries.UNREADABLE:
                 latches = []  # the summary says already that it cannot be read
-        return summary | {
-            "training": summary["state"],
-            "model": ONE_RUN if self.talk.published.single else run.name,
-            "latches": latches,
-            "weights_step": info.step if info else None,
-            "weights_saved_at": info.saved_at if info else None,
-            "weights_age": round(time.time() - info.saved_at, 1) if info else None,
-        }
+        return RunStatus(
+            **summary,
+            training=summary["state"],
+            model=ONE_RUN if self.talk.published.single else run.name,
+            latches=latches,
+            weights_step=info.step if info else None,
+            weights_saved_at=info.saved_at if info else None,
+            weights_age=round(time.time() - info.saved_at, 1) if info else None,
+        )
 
     def _opened(self, run: Run) -> queries.Opened:
         """One connection a run: opening one takes longer than all that is asked through it."""
@@ -145,39 +151,24 @@ class Lab:
             raise RecordsBroken(opened.problem or f"{run.name}: cannot be read.")
         return opened.records
 
-    async def findings(self, call: Call) -> Response:
-        def work() -> dict[str, Any]:
-            run = self.run(call.query.run)
-            rows = self._records(run).rows(Finding)
-            newest_rows = sorted(rows, key=lambda row: row.id, reverse=True)[: call.query.limit]
-            columns = Finding.__table__.columns.keys()
-            found = [{name: getattr(row, name) for name in columns} for row in newest_rows]
-            return {"run": run.name, "count": len(rows), "findings": found}
+    def findings(self, page: Annotated[Page, Query()]) -> Findings:
+        run = self.run(page.run)
+        rows = sorted(self._records(run).rows(Finding), key=lambda row: row.id, reverse=True)
+        columns = Finding.__table__.columns.keys()
+        shown = [{name: getattr(row, name) for name in columns} for row in rows[: page.limit]]
+        return Findings(run=run.name, count=len(rows), findings=shown)
 
-        return ok(await asyncio.to_thread(work))
+    def journal(self, page: Annotated[Page, Query()]) -> Journal:
+        run = self.run(page.run)
+        entries = queries.journal(self._records(run), run.evidence)
+        return Journal(run=run.name, count=len(entries), entries=entries[: page.limit])
 
-    async def journal(self, call: Call) -> Response:
-        def work() -> dict[str, Any]:
-            run = self.run(call.query.run)
-            entries = queries.journal(self._records(run), run.evidence)
-            return {
-                "run": run.name,
-                "count": len(entries),
-                "entries": [asdict(entry) for entry in entries[: call.query.limit]],
-            }
+    def timeline(self, of: Annotated[OfRun, Query()]) -> Timeline:
+        run = self.run(of.run)
+        return Timeline(run=run.name, moments=moments(run))
 
-        return ok(await asyncio.to_thread(work))
-
-    async def timeline(self, call: Call) -> Response:
-        def work() -> dict[str, Any]:
-            run = self.run(call.query.run)
-            return {"run": run.name, "moments": [one.to_json() for one in moments(run)]}
-
-        return ok(await asyncio.to_thread(work))
-
-    async def trace(self, call: Call) -> Response:
+    async def trace(self, asked: TraceRequest, request: Request) -> Any:
         """Uses the model, so it stands in the same line as chats."""
-        asked: TraceRequest = call.body
 
         def work(_: Callable[[], bool]) -> Iterator[dict[str, Any]]:
             name = asked.model or (ONE_RUN if self.talk.published.single else self.run(None).name)
@@ -185,38 +176,37 @@ class Lab:
 
         turn = self.turns.take(work)
         try:
-            return ok(await patiently(turn, call.request))
+            return await patiently(turn, request)
         finally:
             turn.leave()
 
     # ----------------------------------------------------------------------------------------------------------- acting
 
-    async def control(self, call: Call) -> Response:
-        asked: ControlRequest = call.body
+    def control(self, asked: ControlRequest, response: Response) -> Acknowledged:
+        """202: sent, and not acknowledged yet."""
+        run = self.run(asked.run)
+        order(asked.verb, asked.arguments)  # refused before anything is sent
+        id = control.send(run, asked.verb, asked.arguments)
+        about = {"run": run.name, "verb": asked.verb, "arguments": asked.arguments, "id": id}
+        try:
+            answer = control.wait(run, id, asked.wait)
+        except control.NotAcknowledged as error:  # sent, and to be obeyed: no failure that asks to be repeated
+            response.status_code = 202
+            return Acknowledged(**about, acknowledged=False, result=str(error))
+        return Acknowledged(**about | asdict(answer), acknowledged=True, refused=answer.refused)
 
-        def work() -> tuple[dict[str, Any], int]:
-            run = self.run(asked.run)
-            order(asked.verb, asked.arguments)  # refused before anything is sent
-            id = control.send(run, asked.verb, asked.arguments)
-            about = {"run": run.name, "verb": asked.verb, "arguments": asked.arguments, "id": id}
-            try:
-                answer = control.wait(run, id, asked.wait)
-            except control.NotAcknowledged as error:  # sent, and to be obeyed: no failure that asks to be repeated
-                return about | {"acknowledged": False, "result": str(error)}, 202
-            return about | asdict(answer) | {"acknowledged": True, "refused": answer.refused}, 200
+    def ask_job(self, asked: JobRequest) -> JobReply:
+        return _reply(self.jobs.ask(asked.kind, self.run(asked.run), asked.options))
 
-        return ok(*await asyncio.to_thread(work))
+    def list_jobs(self) -> JobList:
+        return JobList(jobs=[_reply(job) for job in self.jobs.all()])
 
-    async def ask_job(self, call: Call) -> Response:
-        asked: JobRequest = call.body
-        job = await asyncio.to_thread(lambda: self.jobs.ask(asked.kind, self.run(asked.run), asked.options))
-        return ok(job.to_json(), 202)
+    def show_job(self, id: str) -> JobReply:
+        return _reply(self.jobs.job(id))
 
-    async def list_jobs(self, _: Call) -> Response:
-        return ok({"jobs": [job.to_json() for job in self.jobs.all()]})
+    def cancel_job(self, id: str) -> JobReply:
+        return _reply(self.jobs.cancel(id))
 
-    async def show_job(self, call: Call) -> Response:
-        return ok(self.jobs.job(call.path["id"]).to_json())
 
-    async def cancel_job(self, call: Call) -> Response:
-        return ok(self.jobs.cancel(call.path["id"]).to_json())
+def _reply(job: Job) -> JobReply:
+    return JobReply(**job.to_json())

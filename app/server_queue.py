@@ -52,6 +52,12 @@ class Turn(Generic[T]):
             raise item
         return item
 
+    def __aiter__(self) -> "Turn[T]":
+        return self
+
+    async def __anext__(self) -> T:
+        return await self.next()
+
     def leave(self) -> None:
         """Nobody waits for this any more. Safe to call twice, and after the end."""
         self._left.set()

@@ -108,7 +108,7 @@ class CompletionShape(Shape):
 
 def _spelled(tokenizer: Tokenizer, id: int, logprob: float) -> dict[str, Any]:
     data = tokenizer.decode_bytes([id])
-    return {"token": spelling(tokenizer, id), "logprob": max(logprob, -9999.0), "bytes": list(data)}
+    return {"token": spelling(tokenizer, id), "logprob": logprob, "bytes": list(data)}
 
 
 def spelling(tokenizer: Tokenizer, id: int) -> str:

@@ -38,7 +38,8 @@ HOLDS = {
     ),
     "write": (
         "Write holds the dictionary, not the function: each weight writes into the subspace what it wrote before, but "
-        "what comes into these weights has changed, so the concept's value on a given text drifts nevertheless."
+        "what comes into these weights has changed, so above layer 0 the concept's value on a given text drifts "
+        "nevertheless (at layer 0 the embedding alone writes, and a word's value is held)."
     ),
     "write+anchor": (
         "Write+anchor holds what the weights write into the subspace exactly, and pulls the concept's coordinates back on "

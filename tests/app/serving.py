@@ -27,9 +27,9 @@ PATIENCE = 120.0
 
 @contextlib.contextmanager
 def served(path: Path, **options: Any) -> Iterator[tuple[TestClient, Server]]:
-    """A server in this process, and a client that has its token."""
-    server = create(path, Policy(TOKEN), **options)
-    with TestClient(server, base_url=BASE, headers={"Authorization": f"Bearer {TOKEN}"}) as client:
+    """A server in this process, and a client that has its token, and gets a 500 where the server fails."""
+    server, headers = create(path, Policy(TOKEN), **options), {"Authorization": f"Bearer {TOKEN}"}
+    with TestClient(server, base_url=BASE, headers=headers, raise_server_exceptions=False) as client:
         yield client, server
 
 
@@ -106,6 +106,26 @@ def loopback(server: Server) -> Iterator[str]:
     finally:
         running.should_exit = True
         thread.join(PATIENCE)
+
+
+@contextlib.contextmanager
+def training(root: Path, text_file: Path, *overrides: str) -> Iterator[Run]:
+    """A small run from scratch that trains in a process of its own, until the block ends; it has weights already."""
+    settings = [
+        f'data.sources=[{{name="story", kind="text", path="{text_file}"}}]',
+        "data.phases=[{from_step=0, weights={story=1.0}}]", "model.d_vocab=400", "data.tokenizer_bytes=200000",
+        "data.validation_share=0.1", "train.threads=1", "train.steps=1000000", "checkpoint.every=200", "probing.every=0",
+        "model.n_ctx=128", *overrides,
+    ]  # fmt: skip
+    words = command("train", "--preset", "tiny", "--name", "fox", *(w for one in settings for w in ("--set", one)))
+    trainer = subprocess.Popen(words, env=environment(root), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until(lambda: (root / "fox" / "checkpoints" / "LATEST").exists() or trainer.poll() is not None, "it trains")
+        yield Run.open(root / "fox")
+        assert trainer.poll() is None, "training went on to the end of the test"
+    finally:
+        trainer.terminate()
+        trainer.wait(60)
 
 
 def until(true: Callable[[], Any], what: str) -> None:

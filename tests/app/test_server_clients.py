@@ -1,20 +1,23 @@
 """Clients that other people wrote, against this server: the `openai` package, the `llm` command, schemathesis."""
 
+import functools
 import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from app.chats import Chats, reproduce
 from app.server import create
 from app.server_guard import Policy
 from lab.generate import Sampling, generate
 from lab.run import Run
-from tests.app.serving import BASE, TOKEN, Real, loopback, served
+from tests.app.serving import BASE, PATIENCE, TOKEN, Real, loopback, really_served, served, training
 from tests.made_runs import made_run
 
 QUESTION: list[Any] = [{"role": "user", "content": "the old dog"}]
@@ -95,16 +98,71 @@ def test_the_openai_client_raises_its_own_errors(client: Any) -> None:
     assert answer.choices[0].finish_reason in ("stop", "length") and answer.usage.completion_tokens <= 5
 
 
-def test_the_llm_command_talks_with_it(real: Real, tmp_path: Path) -> None:
-    pytest.importorskip("llm")
+def llm(real: Real, folder: Path, text: str, *options: str) -> str:
+    """What the `llm` command prints: a process of its own, that was told of the server in its own way."""
     about = f"- model_id: lab-run\n  model_name: lab\n  api_base: {real.url}/v1\n  api_key_name: lab\n"
-    (tmp_path / "extra-openai-models.yaml").write_text(about)
-    (tmp_path / "keys.json").write_text(json.dumps({"lab": real.token}))
-    for option in ([], ["--no-stream"]):
-        words = [sys.executable, "-m", "llm", "-m", "lab-run", *option, "-o", "max_tokens", "9", "-o", "seed", "7"]
-        environment = os.environ | {"LLM_USER_PATH": str(tmp_path)}
-        done = subprocess.run([*words, "the old dog"], env=environment, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0 and done.stdout.strip(), done.stderr
+    (folder / "extra-openai-models.yaml").write_text(about)
+    (folder / "keys.json").write_text(json.dumps({"lab": real.token}))
+    words = [sys.executable, "-m", "llm", "-m", "lab-run", *options, "-o", "max_tokens", "12", "-o", "seed", "7", text]
+    environment = os.environ | {"LLM_USER_PATH": str(folder)}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stdout.strip(), done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("option", [(), pytest.param(("--no-stream",), marks=pytest.mark.slow)])
+def test_the_llm_command_talks_with_it(real: Real, run: Run, tmp_path: Path, option: tuple[str, ...]) -> None:
+    pytest.importorskip("llm")
+    assert llm(real, tmp_path, "the old dog", *option).strip() == truth(run).text.strip()
+
+
+STEPS = 4  # different checkpoints that are to answer, so that training demonstrably goes on in between
+ENOUGH = 20
+
+
+@pytest.mark.slow
+def test_clients_of_others_talk_with_a_run_from_scratch_while_it_trains(tmp_path: Path, text_file: Path) -> None:
+    """Every answer is `lab.generate`'s at the checkpoint that it names, token for token, and can be made again."""
+    openai = pytest.importorskip("openai")
+    pytest.importorskip("llm")
+    said: list[tuple[str, int, int, str]] = []  # id, step, seed, text
+    with (
+        training(tmp_path, text_file, "checkpoint.every=40", "checkpoint.keep=1000") as run,
+        really_served(run.path) as real,
+    ):
+        client = openai.OpenAI(base_url=f"{real.url}/v1", api_key=real.token, max_retries=0)
+        deadline = time.monotonic() + PATIENCE
+        while len({step for _, step, _, _ in said}) < STEPS or len(said) < ENOUGH:
+            assert time.monotonic() < deadline, f"only {said[-1:]}"
+            seed = len(said)
+            asked = {"model": "lab", "messages": QUESTION, "max_tokens": 24, "seed": seed}
+            whole = client.chat.completions.create(**asked, logprobs=True)
+            assert len(whole.choices[0].logprobs.content) <= whole.usage.completion_tokens
+            said.append((whole.id, step_of(whole), seed, whole.choices[0].message.content))
+            chunks = list(client.chat.completions.create(**asked, stream=True))
+            text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+            said.append((chunks[0].id, step_of(chunks[0]), seed, text))
+        assert client.models.retrieve(f"lab@step-{said[0][1]}").step == said[0][1]
+        printed = [llm(real, tmp_path, "the old dog", *option) for option in ((), ("--no-stream",))]
+        assert real.ask("/health")["training"] == "training"
+    with Chats.reader(run.path) as chats:
+        records = {one.id: one for one in chats.exchanges(10_000)}
+    assert len(records) == len(said) + 2 and all(record.state == "done" for record in records.values())
+    tokenizer = run.tokenizer()
+    ids, _ = tokenizer.chat(QUESTION, reply_as="assistant")
+    model = functools.cache(run.model)
+    for id, step, seed, text in said:
+        found = generate(model(step), tokenizer, ids, Sampling(max_tokens=24, seed=seed, temperature=1.0))
+        assert (text, step, seed, ids) == (found.text, records[id].step, records[id].seed, records[id].prompt_ids)
+        assert found.ids == records[id].ids
+    assert all(reproduce(run, records[id]).ids == records[id].ids for id, *_ in said[::10])
+    for record in (record for id, record in records.items() if id not in {id for id, *_ in said}):  # asked by `llm`
+        found = generate(model(record.step), tokenizer, ids, Sampling(max_tokens=12, seed=7, temperature=1.0))
+        assert found.ids == record.ids and any(found.text.strip() == text.strip() for text in printed)
+
+
+def step_of(answer: Any) -> int:
+    return int(answer.system_fingerprint.removeprefix("step-"))
 
 
 @pytest.mark.slow

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from starlette.routing import Route as Mounted
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
@@ -76,13 +75,16 @@ def test_what_is_mounted_is_the_table_and_methods_outside_it_are_denied_even_wit
     both: tuple[TestClient, Server],
 ) -> None:
     client, server = both
-    mounted = [route.path for route in server.guard.app.routes if isinstance(route, Mounted)]  # type: ignore[attr-defined]
-    assert sorted(mounted) == paths_of(server) and len(server.guard.app.routes) == len(mounted)  # type: ignore[attr-defined]
+    assert server.guard.app is server.api and server.routes == server.api.routes  # nothing is mounted beside the table
     for path in paths_of(server):
-        taken = {route.method for route in server.routes if route.path == path}
+        taken = {method for route in server.routes if route.path == path for method in route.methods}
         for method in METHODS:
-            status = client.request(method, filled(path), headers=RIGHT).status_code
-            assert (status == 405) == (method not in taken), f"{method} {path}: {status}"
+            answer = client.request(method, filled(path), headers=RIGHT)
+            assert (answer.status_code == 405) == (method not in taken), f"{method} {path}: {answer.status_code}"
+            assert answer.status_code != 405 or set(answer.headers["allow"].split(", ")) == taken
+            assert (
+                answer.headers["cache-control"] == "no-store" and answer.headers["x-content-type-options"] == "nosniff"
+            )
     for path in ("/", "/v1", "/v1/models/", "//health", "/health/", "/lab/v1/../../etc/passwd", "/docs", "/redoc"):
         assert client.get(path, headers=RIGHT).status_code in (404, 405), path
 
@@ -207,12 +209,13 @@ FRAMES = ("{}", "Please run: {}", "assistant says {}", "```json\n{}\n```", "{}\n
 FRAMES += ("<script>{}</script>", "{}" + " " * 50, "Repeat after me: {}")
 
 
-def test_two_hundred_adversarial_texts_are_no_command(both: tuple[TestClient, Server], run: Run) -> None:
+@pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.slow)])
+def test_two_hundred_adversarial_texts_are_no_command(both: tuple[TestClient, Server], run: Run, every: int) -> None:
     client, server = both
     client.headers.update(RIGHT)
     texts = [frame.replace("{}", spell) for spell in SPELLS for frame in FRAMES]
     assert len(set(texts)) == 200
-    for place, text in enumerate(texts):
+    for place, text in enumerate(texts[::every]):  # 7 shares no factor with 10 frames: every spell, every frame
         role = ("user", "system", "assistant")[place % 3]
         messages = [{"role": role, "content": text}, {"role": "user", "content": text}]
         answer = chat(client, messages=messages, max_tokens=1, temperature=0)
@@ -232,27 +235,31 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-@given(data=st.data())
-def test_no_body_or_query_makes_the_server_fail(both: tuple[TestClient, Server], data: st.DataObject) -> None:
-    """Bodies with the right field names and any values, on every route that takes one: 0 answers of 500 and above."""
-    client, server = both
-    for route in server.routes:
-        if "control" in route.path or (route.method, route.path) == ("POST", "/lab/v1/jobs"):
-            good: dict[str, Any] = {"verb": "none", "kind": "none"}
-        else:
-            good = {"model": "lab", "messages": [{"role": "user", "content": "a"}], "prompt": "a", "text": "a"}
-            good |= {"tokens": [1], "max_tokens": 1, "probes": False, "lens": "logit"}
-        body: dict[str, Any] = {}
-        for name in route.body.model_fields if route.body else ():
-            body |= {name: good[name]} if name in good else {}
-            if data.draw(st.integers(0, 3)) == 0:
-                body[name] = data.draw(VALUES)
-        if body.get("verb") != "none" and "control" in route.path:
-            body["verb"] = "none"
-        query = {name: data.draw(st.text(max_size=9)) for name in (route.query.model_fields if route.query else ())}
-        path = route.path.replace("{model}", "lab").replace("{id}", "x")
-        content = json.dumps(body).encode() if route.body else None
-        kind = JSON if route.body else {}
-        answer = client.request(route.method, path, headers=RIGHT | kind, content=content, params=query)
-        assert answer.status_code < 500, f"{route.method} {path} {body} {query}: {answer.text}"
+@pytest.mark.parametrize("examples", [4, pytest.param(60, marks=pytest.mark.slow)])
+def test_no_body_or_query_makes_the_server_fail(both: tuple[TestClient, Server], examples: int) -> None:
+    """The document's field names with any values, on every route that takes some: 0 answers of 500 and above."""
+    client, _ = both
+    document = client.get("/openapi.json", headers=RIGHT).json()
+    asked = [(m.upper(), path, about) for path, methods in document["paths"].items() for m, about in methods.items()]
+
+    @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+    @given(data=st.data())
+    def ask(data: st.DataObject) -> None:
+        for method, path, about in asked:
+            good: dict[str, Any] = {"verb": "none", "kind": "none", "model": "lab", "prompt": "a", "text": "a"}
+            good |= {"messages": [{"role": "user", "content": "a"}], "tokens": [1], "max_tokens": 1, "probes": False}
+            body: dict[str, Any] | None = None
+            if "requestBody" in about:
+                name = about["requestBody"]["content"]["application/json"]["schema"]["$ref"].split("/")[-1]
+                fields = document["components"]["schemas"][name]["properties"]
+                body = {field: good[field] for field in fields if field in good}
+                body |= {field: data.draw(VALUES) for field in fields if data.draw(st.integers(0, 3)) == 0}
+                body |= {"verb": "none"} if "control" in path else {}
+            query = {
+                p["name"]: data.draw(st.text(max_size=9)) for p in about.get("parameters", ()) if p["in"] == "query"
+            }
+            content, kind = (None, {}) if body is None else (json.dumps(body).encode(), JSON)
+            answer = client.request(method, filled(path), headers=RIGHT | kind, content=content, params=query)
+            assert answer.status_code < 500, f"{method} {path} {body} {query}: {answer.text}"
+
+    ask()

@@ -4,13 +4,13 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import torch
 from starlette.testclient import TestClient
 
-from app import server_jobs
+from app import cli_bench, cli_freeze, cli_shimmer, cli_verify, server_jobs
 from app.server import Server
 from app.server_jobs import BadJob, command_line
 from app.server_trace import fit_probe
@@ -148,8 +148,38 @@ def test_no_option_that_names_a_file_and_no_unknown_verb_gets_through(run: Run) 
             command_line(kind, run, options)
     words = command_line("verify", run, {"text": "--html=x", "step": 3})
     assert words[-2:] == ["--", str(run.path)] and "--text=--html=x" in words and "--step=3" in words
-    files = {"html", "conllu", "streusle", "file", "folder", "out", "output", "config", "set_", "overrides"}
-    assert not files & {name for names in server_jobs.KINDS.values() for name in names}
+
+
+VERBS_OF_JOBS = {"verify": cli_verify.verify, "bench": cli_bench.bench, "freeze": cli_freeze.freeze}
+VERBS_OF_JOBS["shimmer"] = cli_shimmer.shimmer
+
+
+def test_a_job_may_set_what_its_verb_takes_but_nothing_that_is_or_could_be_a_file() -> None:
+    found, files = {}, set()
+    for kind, verb in VERBS_OF_JOBS.items():
+        taken = get_type_hints(verb)
+        files |= {name for name, kinds in taken.items() if "Path" in str(kinds)}
+        found[kind] = set(taken) - files - {"run", "set_", "as_json", "return"}
+    assert found == server_jobs.KINDS and files == {"conllu", "streusle", "files", "html"}
+
+
+@pytest.mark.parametrize("kind", server_jobs.KINDS)
+def test_every_option_of_a_job_reaches_its_verb(run: Run, kind: str) -> None:
+    import typer.main
+
+    from app.cli import app
+
+    examples: dict[str, Any] = {"bool": True, "int": 3, "float": 0.5, "str": "-a=b"}
+    options: dict[str, Any] = {}
+    for name, kinds in get_type_hints(VERBS_OF_JOBS[kind]).items():
+        if name in server_jobs.KINDS[kind]:
+            value = next(value for word, value in examples.items() if word in str(kinds))
+            options[name] = [value, value] if "list" in str(kinds) else value
+    words = command_line(kind, run, options)
+    verb: Any = typer.main.get_command(app).commands[kind]  # type: ignore[attr-defined]
+    read = verb.make_context(kind, words[words.index(kind) + 1 :]).params
+    assert set(options) == server_jobs.KINDS[kind] and {name: read[name] for name in options} == options
+    assert read["run"] == str(run.path) and read["as_json"] is True
 
 
 def test_jobs_run_one_at_a_time_tell_their_progress_and_can_be_cancelled(
@@ -293,7 +323,7 @@ def test_the_document_names_every_route_and_only_those(both: tuple[TestClient, S
     client, server = both
     document = client.get("/openapi.json").json()
     said = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
-    assert said == {(route.method, route.path) for route in server.routes}
+    assert said == {(method, route.path) for route in server.routes for method in route.methods}
     text = json.dumps(document)
     for reference in set(part.split('"')[0] for part in text.split('"$ref": "#/components/schemas/')[1:]):
         assert reference in document["components"]["schemas"], reference

@@ -1,7 +1,6 @@
 """Sixteen people talk with a run while it trains: refused is only what the bound refuses, and what is said is right."""
 
 import json
-import subprocess
 import threading
 import time
 import urllib.error
@@ -13,21 +12,9 @@ from typing import Any
 import pytest
 
 from app.chats import Chats, reproduce
-from lab.run import Run
-from tests.app.commands import command, environment
-from tests.app.serving import PATIENCE, Real, start, until
+from tests.app.serving import PATIENCE, Real, start, training
 
 PEOPLE, TOKENS = 16, 64
-
-
-def overrides(text_file: Path) -> list[str]:
-    settings = [
-        f'data.sources=[{{name="story", kind="text", path="{text_file}"}}]',
-        "data.phases=[{from_step=0, weights={story=1.0}}]", "model.d_vocab=400", "data.tokenizer_bytes=200000",
-        "data.validation_share=0.1", "train.threads=1", "train.steps=1000000", "checkpoint.every=200", "probing.every=0",
-        "model.n_ctx=128",
-    ]  # fmt: skip
-    return [word for setting in settings for word in ("--set", setting)]
 
 
 class Person(threading.Thread):
@@ -73,23 +60,18 @@ class Person(threading.Thread):
 @pytest.mark.slow
 @pytest.mark.parametrize("seconds", [60])
 def test_sixteen_talk_for_a_minute_beside_training(tmp_path: Path, text_file: Path, seconds: int) -> None:
-    words = command("train", "--preset", "tiny", "--name", "fox", *overrides(text_file))
-    training = subprocess.Popen(words, env=environment(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    until(lambda: (tmp_path / "fox" / "checkpoints" / "LATEST").exists() or training.poll() is not None, "it trains")
-    run = Run.open(tmp_path / "fox")
-    real = start(run.path)
-    try:
-        end = time.monotonic() + seconds
-        people = [Person(real, 1000 * place, end) for place in range(PEOPLE)]
-        for person in people:
-            person.start()
-        for person in people:
-            person.join(seconds + PATIENCE)
-        health = real.ask("/health")
-    finally:
-        real.stop()
-        training.terminate()
-        training.wait(60)
+    with training(tmp_path, text_file) as run:
+        real = start(run.path)
+        try:
+            end = time.monotonic() + seconds
+            people = [Person(real, 1000 * place, end) for place in range(PEOPLE)]
+            for person in people:
+                person.start()
+            for person in people:
+                person.join(seconds + PATIENCE)
+            health = real.ask("/health")
+        finally:
+            real.stop()
     errors = [error for person in people for error in person.errors]
     assert errors == [] and health["training"] == "training"
     ids = [id for person in people for id in person.ids]

@@ -157,7 +157,9 @@ def test_a_freeze_that_waits_for_a_stable_concept_goes_ahead_once_four_checkpoin
     monkeypatch.setattr(shimmer, "states", lambda run, concept, make: [*told, (24, "FLICKER")])
     with pytest.raises(NotStable, match="FLICKER"):
         plan(parent, request, 5, twins=[], name="x")
-    monkeypatch.setattr(shimmer, "states", lambda run, concept, make: [*told[1:], (31, "STABLE")])  # after the checkpoint
+    monkeypatch.setattr(
+        shimmer, "states", lambda run, concept, make: [*told[1:], (31, "STABLE")]
+    )  # after the checkpoint
     with pytest.raises(NotStable):
         plan(parent, request, 5, twins=[], name="x")
 
