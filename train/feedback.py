@@ -92,7 +92,8 @@ class Feedback:
         self._micro += 1
         chosen: list[tuple[list[int], list[bool]]] = []
         for at in torch.randperm(len(self._texts), generator=draw).tolist():
-            ids, counted = (part[: n_ctx + 1] for part in self._texts[at])
+            whole, told = self._texts[at]
+            ids, counted = whole[: n_ctx + 1], told[: n_ctx + 1]
             places = [place for place, counts in enumerate(counted) if counts][:most]
             if not places:
                 break

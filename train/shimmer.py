@@ -176,7 +176,7 @@ def states(
         source: a run, or its records (the trainer's own, say).
         concept: a concept's name or a task's.
         layer: needed for a task, which is read at several; a concept has one.
-        make: of a run where no live visit followed it, read the stored checkpoints instead (seconds for each; nothing is kept).
+        make: of a run where no live visit followed it, read the stored checkpoints instead, keeping nothing (seconds each).
 
     Raises:
         NoShimmer: several layers and none chosen, or the layer was not read.
