@@ -35,7 +35,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real]:
         yield Real(None, url, TOKEN)
 
 
-@pytest.fixture(params=["in process", "loopback"])
+@pytest.fixture(params=["loopback", pytest.param("in process", marks=pytest.mark.slow)])
 def client(request: pytest.FixtureRequest, run: Run) -> Iterator[Any]:
     openai = pytest.importorskip("openai")
     if request.param == "loopback":
