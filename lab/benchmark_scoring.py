@@ -19,6 +19,7 @@ from torch import Tensor
 from lab.attention import KeyValueCache
 from lab.hf_tokenizer import HFTokenizer
 from lab.model import GPT
+from lab.pins import pins_of
 from lab.tokenizer import Tokenizer
 
 BATCH_TOKENS = 2048
@@ -138,7 +139,8 @@ def _batches(rows: list[tuple[Ids, Ids]], batch_tokens: int) -> Iterator[list[tu
 
 def _score(model: GPT, rows: list[tuple[Ids, Ids]]) -> list[tuple[tuple[float, ...], bool]]:
     device, end = model.W_E.device, model.cfg.n_layers
-    cut = _cheapest_cut([context for context, _ in rows])
+    # A pin's frozen lower copy follows only the cache that it has seen filled, so there no beginnings are shared.
+    cut = 0 if pins_of(model) else _cheapest_cut([context for context, _ in rows])
     tails = [[*context[cut:], *continuation[:-1]] for context, continuation in rows]
     width = max(map(len, tails))
     cache = _prefixes(model, [context[:cut] for context, _ in rows], width) if cut else None

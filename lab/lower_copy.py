@@ -107,7 +107,8 @@ class LowerCopy:
             CacheNotFollowed: that cache has positions which this copy never saw.
         """
         if self.model.W_E.device != tokens.device:
-            self.model.to(tokens.device)
+            with torch.inference_mode(False):  # moved while generating, it is used in training too
+                self.model.to(tokens.device)
             self.weights = {name: p.detach() for name, p in self.model.named_parameters() if name in self.weights}
         with torch.no_grad(), torch.autocast(tokens.device.type, enabled=False):
             found: Tensor = self.model(

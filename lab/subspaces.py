@@ -27,7 +27,8 @@ class Subspaces:
 
     def _placed(self, like: Tensor) -> tuple[Tensor, Tensor]:
         if self._basis.device != like.device:
-            self._basis, self._dual = self._basis.to(like.device), self._dual.to(like.device)
+            with torch.inference_mode(False):  # placed while generating, they are used in training too
+                self._basis, self._dual = self._basis.to(like.device), self._dual.to(like.device)
         return self._basis.to(like.dtype), self._dual.to(like.dtype)
 
     def coordinates(self, x: "Float[Tensor, '*any d_model']") -> "Float[Tensor, '*any k']":

@@ -7,6 +7,8 @@ bit, what the parent would have become. Twins are branches of one checkpoint: fr
 """
 
 import copy
+import hashlib
+import json
 import os
 import shutil
 import time
@@ -18,7 +20,7 @@ from pydantic import ValidationError
 
 from lab import checkpoint
 from lab.checkpoint import Checkpoint, CheckpointNotSaved
-from lab.concepts import Concept
+from lab.concepts import Concept, names
 from lab.config import RunConfig, load_config
 from lab.errors import LabError
 from lab.pins import frozen_items
@@ -111,7 +113,9 @@ def branch(
         "step": saved.info.step,
         "weights_sha256": saved.info.weights_sha256,
         "kind": kind,
+        "settings_sha256": settings_sha256(config),
         "concepts": [each.concept for each in asked],
+        "concept_sha256": {c: Concept.load(run, c).sha256 for each in asked if (c := each.concept) in names(run)},
         "frozen": [request.model_dump(mode="json") for request in requests],
         "steps": steps,
         "stop": config.train.stop,
@@ -192,6 +196,13 @@ def _configuration(
         said = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise BranchRefused(f"a branch of {run.name} at step {saved.info.step}: {said}") from None
     return config.model_copy(update={"train": train_section, "freeze": freeze}), horizon
+
+
+def settings_sha256(config: RunConfig) -> str:
+    """Of all that moves weights besides freezes and how long: equal for branches that may stand beside each other."""
+    kept = config.model_dump(mode="json", include={"model", "data", "optimizer", "remedy", "feedback"})
+    kept["train"] = config.train.model_dump(mode="json", exclude={"steps", "stop", "threads", "log_every"})
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 def _state(parent: Run, made: Run, saved: Checkpoint, about: Mapping[str, Any]) -> dict[str, Any]:

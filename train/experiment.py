@@ -12,13 +12,15 @@ from typing import Any, Literal
 
 from lab.checkpoint import list_checkpoints
 from lab.concepts import Concept
+from lab.config import load_config
 from lab.errors import LabError
 from lab.run import Run, RunExists
+from lab.run_folder import CONFIG
 from lab.run_names import check_name
 from lab.sections import FreezeRequest
 from probes.concepts.proof import LOWER, TWINS, UNFROZEN
 from train import shimmer
-from train.branch import branch, branch_name, go_on, twin_name
+from train.branch import branch, branch_name, go_on, settings_sha256, twin_name
 from train.proving import seconds_per_step
 from train.session import Session
 
@@ -122,7 +124,14 @@ def plan(
         if not (kind == LOWER and request.mode == LOWER):  # that branch is its own upper bound
             twin = f"{name}--twin-{kind}" if name else twin_name(run.name, concept.name, request.mode, kind)
             names[_kind(kind)] = check_name(twin)
-    wanted = {"parent": run.name, "step": info.step, "steps": steps, "weights_sha256": info.weights_sha256}
+    wanted = {
+        "parent": run.name,
+        "step": info.step,
+        "steps": steps,
+        "weights_sha256": info.weights_sha256,
+        "settings_sha256": settings_sha256(load_config(file=run.path / CONFIG, overrides=overrides)),
+        "concept_sha256": {concept.name: concept.sha256},
+    }
     runs = tuple(_planned(run, one, kind, request, wanted) for kind, one in names.items())
     pace = seconds_per_step(run)
     now = request.model_copy(update={"when": "step", "from_step": info.step})

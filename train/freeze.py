@@ -58,7 +58,9 @@ class Freeze:
         self._pins: list[tuple[dict[str, Any], Pin]] = []
         self._dictionary: Dictionary | None = None
         self._still: Still | None = None
-        self._looked = 0  # when the statistics were last written that shimmer was asked about, in ns
+        self._looked: dict[
+            str, int
+        ] = {}  # concept -> when the statistics were written that shimmer was asked about, in ns
 
     # ------------------------------------------------------------------------------------------------- what it does
 
@@ -257,11 +259,11 @@ class Freeze:
         if not concepts or not self._run.statistics.is_dir():
             return set()
         written = os.stat(self._run.statistics).st_mtime_ns
-        if written == self._looked:
-            return set()
-        self._looked = written
         found = set()
         for concept in concepts:
+            if self._looked.get(concept) == written:
+                continue
+            self._looked[concept] = written
             newest = [state for at, state in self.states(self._run, concept) if at <= step][-STABLE_CHECKPOINTS:]
             if len(newest) == STABLE_CHECKPOINTS and set(newest) == {"STABLE"}:
                 found.add(concept)

@@ -85,7 +85,7 @@ def prove(run: Run, concept: str | None = None, step: int | None = None, progres
     case = case_of(run, concept, step)
     models = {proof.PARENT: case.parent, proof.BRANCH: case.branch, **case.twins}
     report("reading held-out text", 0.0)
-    text, told = gather(_text_run(case), case.concept, case.parent.run.model(case.parent.step))
+    text, told = gather(case.parent.run, case.concept, case.parent.run.model(case.parent.step))
     looks: dict[str, Look] = {}
     drifts: dict[str, dict[str, float]] = {}
     start = read_weights(case.parent.run.checkpoint_info(case.parent.step).path)
@@ -127,7 +127,7 @@ def case_of(run: Run, concept: str | None, step: int | None) -> Case:
     free = branch.get("kind") == proof.UNFROZEN  # of nothing, so of any concept
     if branch and branch["concepts"] and (free or concept is None or concept in branch["concepts"]):
         name, first = concept or str(branch["concepts"][0]), int(branch["step"])
-        mode = NONE if free else str(_modes(branch)[name])
+        mode = NONE if free else _held(branch)[name][0]
         item = _item(run, end.step, name) if mode != NONE else {}
         parent = _weights_of(run, str(branch["parent"]), first, str(branch["weights_sha256"]))
         twins, missing = _twins(run, branch, name, end.step)
@@ -252,27 +252,28 @@ def _twins(run: Run, branch: Mapping[str, Any], concept: str, step: int) -> tupl
 
 
 def _serves(twin: Mapping[str, Any], branch: Mapping[str, Any], concept: str) -> str | None:
-    """As which twin of a branch another branch may serve."""
-    if any(twin[key] != branch[key] for key in ("parent", "step", "weights_sha256", "horizon")):
+    """As which twin of a branch another branch may serve: trained alike, and holding the same subspace, not just its name."""
+    alike = ("parent", "step", "weights_sha256", "settings_sha256", "horizon")
+    if any(twin.get(key) != branch.get(key) for key in alike):
         return None
     if twin["kind"] == proof.UNFROZEN:
         return proof.UNFROZEN
-    mode = _modes(twin).get(concept)
+    theirs, ours = (each.get("concept_sha256", {}).get(concept) for each in (twin, branch))
+    held = _held(twin).get(concept)
+    if held is None or theirs != ours:
+        return None
     if twin["kind"] == proof.RANDOM:
-        return proof.RANDOM if mode is not None and mode == _modes(branch).get(concept) else None
-    return proof.LOWER if mode == proof.LOWER else None
+        return proof.RANDOM if held == _held(branch).get(concept) else None
+    return proof.LOWER if held[0] == proof.LOWER else None
 
 
-def _modes(branch: Mapping[str, Any]) -> dict[str, str]:
-    """Mode by concept that was asked for; a random twin holds a random subspace in the place of each."""
+def _held(branch: Mapping[str, Any]) -> dict[str, tuple[str, float]]:
+    """Mode and target by concept that was asked for; a random twin holds a random subspace in the place of each."""
     asked, frozen = branch["concepts"], branch["frozen"]
-    return {name: str(request["mode"]) for name, request in zip(asked, frozen, strict=bool(frozen))}
-
-
-def _text_run(case: Case) -> Run:
-    """Whose text and journal: the parent's, where it is still there."""
-    parent = case.run.manifest.get("branch", {}) and _sibling(case.run, str(case.run.manifest["branch"]["parent"]))
-    return parent or case.run
+    return {
+        name: (str(request["mode"]), float(request["target"]))
+        for name, request in zip(asked, frozen, strict=bool(frozen))
+    }
 
 
 def _sibling(run: Run, name: str) -> Run | None:

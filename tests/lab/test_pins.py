@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lab.benchmark_scoring import Request, likelihoods
 from lab.generate import Sampling, sample_tokens
 from lab.lower_copy import CacheNotFollowed, LowerCopy, LowerCopyDamaged, lower_weights
 from lab.model import GPT, HookOnCompiled, KeyValueCache
@@ -276,3 +277,15 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+def test_likelihoods_of_a_pinned_model_are_those_of_plain_forward_passes() -> None:
+    """Options that share a long context are scored on a shared cache elsewhere, which no frozen copy could follow."""
+    model, _ = pinned(CASE, [1])
+    context = tuple(CASE.tokens(5)[0].tolist())[: CASE.n_ctx - 3]
+    wanted = [Request(context, (first, 3)) for first in range(1, 13)]
+    for found, request in zip(likelihoods(model, wanted), wanted, strict=True):
+        logs = model(torch.tensor([[*request.context, *request.continuation]]))[0].log_softmax(-1).detach()
+        at = range(len(context) - 1, len(context) + 1)
+        expected = sum(float(logs[i, token]) for i, token in zip(at, request.continuation, strict=True))
+        assert sum(found.tokens) == pytest.approx(expected, abs=1e-4)

@@ -10,7 +10,7 @@ import pytest
 
 from lab.concepts import Concept, folder_of
 from lab.config import RunConfig
-from lab.run import Run
+from lab.run import Run, RunExists
 from lab.sections import FreezeRequest
 from probes.concepts import proof
 from probes.concepts.rules import HOLDS
@@ -18,7 +18,7 @@ from tests.train.frozen_runs import STEPS, concept_run, folder_hash
 from train import held_out, shimmer
 from train.branch import branch, go_on
 from train.experiment import BadExperiment, NotStable, plan, train
-from train.proving import NothingToProve, case_of, prove, seconds_per_step
+from train.proving import NothingToProve, _serves, case_of, prove, seconds_per_step
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -125,6 +125,29 @@ def test_an_experiment_that_is_done_is_not_trained_again_and_another_of_its_name
     assert train(again).name == pinned.name
     with pytest.raises(Exception, match="another experiment"):
         plan(parent, request, STEPS + 1, twins=[])
+
+
+def test_other_settings_are_another_experiment_and_twins_trained_so_stand_beside_no_other(
+    parent: Run, pinned: Run
+) -> None:
+    request = FreezeRequest(concept="function", mode="pin")
+    with pytest.raises(RunExists, match="settings_sha256"):  # not the first one's proof as an answer to the second
+        plan(parent, request, STEPS, twins=[], overrides=["optimizer.lr=1e-5"])
+    slow = branch(parent, "slow", steps=STEPS, overrides=["optimizer.lr=1e-5"], freeze=request, kind="freeze")
+    ours, theirs = pinned.manifest["branch"], slow.manifest["branch"]
+    twin = Run.open(pinned.path.parent / f"{pinned.name}--twin-unfrozen").manifest["branch"]
+    assert _serves(twin, ours, "function") == "unfrozen"
+    assert _serves(twin, theirs, "function") is None
+    shutil.rmtree(slow.path)
+
+
+def test_a_random_twin_serves_the_same_subspace_and_target_alone(pinned: Run) -> None:
+    ours = pinned.manifest["branch"]
+    twin = Run.open(pinned.path.parent / f"{pinned.name}--twin-random").manifest["branch"]
+    assert _serves(twin, ours, "function") == "random"
+    assert _serves(twin, ours | {"concept_sha256": {"function": "0" * 64}}, "function") is None
+    tighter = [request | {"target": 0.02} for request in ours["frozen"]]
+    assert _serves(twin, ours | {"frozen": tighter}, "function") is None
 
 
 @pytest.mark.slow
