@@ -92,7 +92,7 @@ def over_steps(
     top = min(1.0, max([LEAST_TOP, *highest]))
     figure.update_xaxes(title_text="step", tickformat=",d", rangemode="tozero", zeroline=False)
     figure.update_yaxes(tickformat=".0%", range=[-0.03 * top, 1.05 * top], zeroline=False)
-    return _sized(figure, 290)
+    return sized(figure, 290)
 
 
 def alarms_by_rule(found: Sequence[Alarms]) -> go.Figure | None:
@@ -138,7 +138,7 @@ def alarms_by_rule(found: Sequence[Alarms]) -> go.Figure | None:
         zeroline=False,
     )
     figure.update_layout(showlegend=True)
-    return _sized(figure, 110 + 30 * len(rules))
+    return sized(figure, 110 + 30 * len(rules))
 
 
 def describe(name: str, points: Sequence[Point], reference: tuple[int, Rate] | None = None) -> str:
@@ -164,7 +164,8 @@ def _level(figure: go.Figure, step: int, rate: Rate) -> None:
     )
 
 
-def _sized(figure: go.Figure, height: int) -> go.Figure:
+def sized(figure: go.Figure, height: int) -> go.Figure:
+    """The margins, legend and hovering that figures of rates share."""
     figure.update_layout(
         height=height,
         margin={"l": 10, "r": 10, "t": 10, "b": 10},

@@ -10,6 +10,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from app.behaviour_figures import sized
 from app.figures import BLUE, GREEN, GREY, ORANGE, PINK
 from app.verdict_figures import plain
 from lab.benchmarks import METRICS
@@ -64,7 +65,7 @@ def over_steps(reports: Sequence[Json]) -> go.Figure:
         )
     figure.update_xaxes(title_text="step", tickformat=",d", zeroline=False)
     figure.update_yaxes(title_text="accuracy", tickformat=".0%", rangemode="tozero", zeroline=False)
-    return _sized(figure, 340)
+    return sized(figure, 340)
 
 
 def good_by_source(table: Json) -> go.Figure:
@@ -90,7 +91,7 @@ def good_by_source(table: Json) -> go.Figure:
     names = [SHORT.get(row["source"], plain(row["source"])) for row in rows]
     figure.update_xaxes(title_text="called good", tickformat=".0%", range=[-0.03, 1.03], zeroline=False)
     figure.update_yaxes(tickvals=list(range(len(rows))), ticktext=names, range=[-0.6, len(rows) - 0.4], zeroline=False)
-    return _sized(figure, 120 + 34 * len(rows))
+    return sized(figure, 120 + 34 * len(rows))
 
 
 def headline_over_steps(reports: Sequence[Json], scorer: str) -> go.Figure | None:
@@ -114,7 +115,7 @@ def headline_over_steps(reports: Sequence[Json], scorer: str) -> go.Figure | Non
     figure.add_trace(_line([one["step"] for one in reports], rates, "accuracy", BLUE, "circle"))
     figure.update_xaxes(title_text="step", tickformat=",d", zeroline=False)
     figure.update_yaxes(tickformat=".0%", zeroline=False)
-    return _sized(figure, 300)
+    return sized(figure, 300)
 
 
 def describe(report: Json) -> str:
@@ -161,16 +162,3 @@ def _bars(found: Sequence[Json]) -> dict[str, Any]:
         "thickness": 1.5,
         "width": 4,
     }
-
-
-def _sized(figure: go.Figure, height: int) -> go.Figure:
-    figure.update_layout(
-        height=height,
-        margin={"l": 10, "r": 10, "t": 10, "b": 10},
-        hovermode="closest",
-        dragmode=False,
-        legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "xanchor": "left", "x": 0},
-    )
-    figure.update_xaxes(automargin=True)
-    figure.update_yaxes(automargin=True)
-    return figure

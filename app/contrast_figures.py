@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from app.behaviour import Seen
+from app.behaviour_figures import sized
 from app.behaviour_reports import Contrasts, Ladder
 from app.behaviour_text import in_words
 from app.figures import BLUE, GREEN, GREY, ORANGE, PINK
@@ -47,7 +48,7 @@ def gaps(battery: Contrasts) -> go.Figure:
     names = [plain(one.pair) for one in rows]
     figure.update_xaxes(title_text="more hostile answers after one phrase than the other, points", zeroline=False)
     figure.update_yaxes(tickvals=list(range(len(rows))), ticktext=names, range=[-0.6, len(rows) - 0.4], zeroline=False)
-    return _sized(figure, 120 + 30 * len(rows))
+    return sized(figure, 120 + 30 * len(rows))
 
 
 def power(battery: Contrasts) -> go.Figure | None:
@@ -77,7 +78,7 @@ def power(battery: Contrasts) -> go.Figure | None:
     figure.update_xaxes(title_text="planted gap, points", rangemode="tozero")
     figure.update_yaxes(title_text="found critical", tickformat=".0%", range=[-0.03, 1.05], zeroline=False)
     figure.update_layout(showlegend=True)
-    return _sized(figure, 260)
+    return sized(figure, 260)
 
 
 def markers(found: Sequence[Seen]) -> go.Figure | None:
@@ -106,7 +107,7 @@ def markers(found: Sequence[Seen]) -> go.Figure | None:
     figure.update_yaxes(
         tickvals=list(range(len(names))), ticktext=ticks, range=[-0.6, len(names) - 0.4], zeroline=False
     )
-    return _sized(figure, 110 + 30 * len(names))
+    return sized(figure, 110 + 30 * len(names))
 
 
 def rungs(ladder: Ladder) -> go.Figure | None:
@@ -139,7 +140,7 @@ def rungs(ladder: Ladder) -> go.Figure | None:
     figure.update_xaxes(tickvals=list(range(len(shown))), ticktext=[one.name for one in shown], zeroline=False)
     figure.update_yaxes(tickformat=".0%", rangemode="tozero", zeroline=False)
     figure.update_layout(showlegend=True)
-    return _sized(figure, 260)
+    return sized(figure, 260)
 
 
 def describe_gaps(battery: Contrasts) -> str:
@@ -150,16 +151,3 @@ def describe_gaps(battery: Contrasts) -> str:
         f"{len(battery.gaps)} pairs at step {battery.step:,}; the largest gap is {plain(most.pair)}: {value:+.1f} points "
         f"({low:+.1f} to {high:+.1f}), {plain(most.verdict)}."
     )
-
-
-def _sized(figure: go.Figure, height: int) -> go.Figure:
-    figure.update_layout(
-        height=height,
-        margin={"l": 10, "r": 10, "t": 10, "b": 10},
-        hovermode="closest",
-        dragmode=False,
-        legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "xanchor": "left", "x": 0},
-    )
-    figure.update_xaxes(automargin=True)
-    figure.update_yaxes(automargin=True)
-    return figure

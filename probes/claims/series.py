@@ -30,12 +30,12 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from statistics import NormalDist
 
 from probes.claims import outcomes as names
 from probes.claims.grammar import Claim
 from probes.claims.outcomes import ALPHA, ReadingVerdict, margin, said, units_needed
+from probes.concepts.states import inversions
 from probes.layers.evidence import Interval
 from probes.layers.problem import Untestable
 
@@ -175,25 +175,12 @@ def mann_kendall(values: Sequence[float]) -> tuple[int, float]:
     ties = [values.count(value) for value in set(values)]
     if n <= 10 and max(ties) == 1:
         pairs = n * (n - 1) // 2
-        beyond = sum(count for falls, count in enumerate(_inversions(n)) if abs(pairs - 2 * falls) >= abs(score))
+        beyond = sum(count for falls, count in enumerate(inversions(n)) if abs(pairs - 2 * falls) >= abs(score))
         return score, beyond / math.factorial(n)
     variance = (n * (n - 1) * (2 * n + 5) - sum(t * (t - 1) * (2 * t + 5) for t in ties)) / 18
     if score == 0 or variance <= 0:
         return score, 1.0
     return score, math.erfc((abs(score) - 1) / math.sqrt(2 * variance))
-
-
-@cache
-def _inversions(n: int) -> tuple[int, ...]:
-    """How many orders of n things have 0, 1, 2, … pairs the wrong way round."""
-    counts = [1]
-    for size in range(2, n + 1):
-        row = [0] * (len(counts) + size - 1)
-        for at, count in enumerate(counts):
-            for extra in range(size):
-                row[at + extra] += count
-        counts = row
-    return tuple(counts)
 
 
 def flickers(depths: Sequence[Interval], delta: float) -> int:

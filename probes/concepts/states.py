@@ -99,13 +99,13 @@ def mann_kendall(values: Sequence[float]) -> float:
     n = len(values)
     score = sum((b > a) - (b < a) for a, b in combinations(values, 2))
     pairs = n * (n - 1) // 2
-    counts = _inversions(n)
+    counts = inversions(n)
     beyond = sum(count for inversions, count in enumerate(counts) if abs(pairs - 2 * inversions) >= abs(score))
     return beyond / math.factorial(n)
 
 
 @cache
-def _inversions(n: int) -> tuple[int, ...]:
+def inversions(n: int) -> tuple[int, ...]:
     """How many orders of n different values have 0, 1, 2, … pairs the wrong way round."""
     counts = [1]
     for size in range(2, n + 1):
