@@ -24,6 +24,7 @@ from app import (
     cli_shimmer,
     cli_verify,
 )
+from app.cli_parts import find_run
 from app.options import JsonOption, RunArgument, SetOption, StepOption
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def resume(
     """Go on with a run, bit for bit as if it had never stopped."""
     from train.__main__ import run_again
 
-    found, outcome = run_again(_find(run), from_step, extend_to, skip_batches)
+    found, outcome = run_again(find_run(run), from_step, extend_to, skip_batches)
     if outcome.exit_code == 0:
         _show_next(found)
     raise typer.Exit(outcome.exit_code)
@@ -144,7 +145,7 @@ def ls(as_json: JsonOption = False) -> None:
 @app.command()
 def status(run: RunArgument = "latest", as_json: JsonOption = False) -> None:
     """How a run is doing: state, newest numbers, segments, latches, and what its attachments cost."""
-    found = _find(run)
+    found = find_run(run)
     values = _summary(found) | _details(found)
     if as_json:
         typer.echo(json.dumps(values, indent=1))
@@ -176,7 +177,7 @@ def generate(
     """Sample text from a checkpoint."""
     from lab.generate import Generation, Sampling, stream
 
-    found = _find(run)
+    found = find_run(run)
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     info = found.checkpoint_info(step)  # once: a run in training may have a newer one a moment later
     tokenizer, model = found.tokenizer(), found.model(info.step)
@@ -250,12 +251,6 @@ def _train(preset: str | None, config: Path | None, overrides: list[str], name: 
 
     run, outcome = run_new(load_config(preset, config, overrides), name=name)
     return run, outcome.exit_code
-
-
-def _find(reference: str) -> "Run":
-    from lab.run import Run, default_root
-
-    return Run.find(reference, default_root())
 
 
 def _summary(run: "Run") -> dict[str, Any]:

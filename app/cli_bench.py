@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli_verify import BadRequest, _progress
+from app.cli_parts import BadRequest, find_run, progress
 from app.options import JsonOption, RunArgument
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def bench(
         raise BadRequest(f"--harness {harness!r} is none. Use {HARNESSES[0]}, or leave it out.")
     if step and every_checkpoint:
         raise BadRequest("--step and --every-checkpoint are both given. Leave one of them out.")
-    found = _find(run)
+    found = find_run(run)
     if show:
         _show(found, _names(tasks), as_json)
         return
@@ -72,7 +72,7 @@ def bench(
         from lab.checkpoint import list_checkpoints
 
         steps = sorted(info.step for info in list_checkpoints(found.checkpoints_folder))
-    with _progress() as report:
+    with progress() as report:
         results = ask(found, wanted, steps, with_reasons, report=report)
         sides = _beside(found, results, report) if harness else []
     from app.bench_report import report as report_of
@@ -118,7 +118,7 @@ def review(
     """Rate rationales blind: is the option defensible, does the rationale support it, is the gold one best?"""
     from app.review import agree, ask, draw, read_ratings, sheet, summarise, write_csv
 
-    found = _find(run)
+    found = find_run(run)
     with found.records() as records:
         drawn = draw(records, task, step, sample, seed)
     if ratings:
@@ -191,9 +191,3 @@ def _plain(name: str) -> str:
     if not kept.strip("-"):
         raise BadRequest(f"--rater {name!r}: give a name of letters and digits.")
     return kept
-
-
-def _find(reference: str) -> "Run":
-    from lab.run import Run, default_root
-
-    return Run.find(reference, default_root())

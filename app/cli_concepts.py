@@ -1,12 +1,12 @@
 """`lab concept add|ls|show|rm`: find a concept in a checkpoint, look at its card, take it away again."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from app.cli_parts import BadRequest, find_run, progress
 from app.options import JsonOption, RunArgument, StepOption
 from lab.errors import LabError
 
@@ -18,10 +18,6 @@ concept = typer.Typer(
     help="Concepts: subspaces of a layer that hold what tells words apart.", no_args_is_help=True, rich_markup_mode=None
 )
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The concept's name: a-z, 0-9, '.', '_' and '-'.")]
-
-
-class BadRequest(LabError):
-    """Options that do not go together."""
 
 
 def register(app: typer.Typer) -> None:
@@ -70,7 +66,7 @@ def add(
         _check_beside(option, value, "--from-file", from_file)
     if target not in ("current", "next"):
         raise BadRequest(f"--target {target}: is current or next.")
-    found = _find(run)
+    found = find_run(run)
     import train.concepts as concepts
 
     def source() -> "Source | FromFile":
@@ -86,7 +82,8 @@ def add(
             return concepts.of_claim(found, from_claim, target)
         return concepts.FromFile(from_file or Path(), tensor, row)
 
-    made = concepts.add(found, name, source(), layer=layer, step=step, take=take, progress=_progress())
+    with progress() as report:
+        made = concepts.add(found, name, source(), layer=layer, step=step, take=take, progress=report)
     _print(found, made.name, as_json)
     typer.echo(f"kept as {made.name}; freeze it with: lab freeze {found.name} {made.name}", err=True)
 
@@ -98,7 +95,7 @@ def ls(run: RunArgument = "latest", as_json: JsonOption = False) -> None:
     from app.verdict_text import visible
     from lab.concepts import names, read_card
 
-    found = _find(run)
+    found = find_run(run)
     rows: list[dict[str, Any]] = []
     for name in names(found):
         try:
@@ -124,7 +121,7 @@ def ls(run: RunArgument = "latest", as_json: JsonOption = False) -> None:
 @concept.command("show")
 def show(run: RunArgument, name: NameArgument, as_json: JsonOption = False) -> None:
     """A concept's card: examples, tokens it promotes, histogram, layers, noise floor and what erasing it costs."""
-    _print(_find(run), name, as_json)
+    _print(find_run(run), name, as_json)
 
 
 @concept.command("rm")
@@ -132,7 +129,7 @@ def rm(run: RunArgument, name: NameArgument) -> None:
     """Remove a concept from the run. Branches that freeze it keep their own copy."""
     from lab.concepts import remove
 
-    remove(_find(run), name)
+    remove(find_run(run), name)
     typer.echo(f"removed {name}", err=True)
 
 
@@ -166,13 +163,3 @@ def _check_beside(option: str, value: object, other: str, there: object) -> None
 
 def _parts(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _progress() -> Callable[[str, float], None]:
-    return lambda what, share: typer.echo(f"{what} …", err=True)
-
-
-def _find(reference: str) -> "Run":
-    from lab.run import Run, default_root
-
-    return Run.find(reference, default_root())

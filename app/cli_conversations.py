@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from app.cli_control import WaitOption, tell
-from app.cli_verify import BadRequest, journal
+from app.cli_parts import BadRequest, find_run
+from app.cli_verify import journal
 from app.options import JsonOption, RunArgument, StepOption
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def selfplay(
     """Let two voices of the model converse: at the next step of a live run, else at a stored checkpoint, now."""
     if topic is not None and not topic.strip():
         raise BadRequest("--topic is empty. Give a sentence, or leave it out.")
-    found = _find(run)
+    found = find_run(run)
     if _sent(found, "selfplay", {"--step": step, "--turns": turns, "--topic": topic, "--seed": seed}, wait, as_json):
         return
     from train.self_play import self_play_now
@@ -71,7 +72,7 @@ def checkin(
     as_json: JsonOption = False,
 ) -> None:
     """Ask the model the fixed questions: at the next step of a live run, else of a stored checkpoint, now."""
-    found = _find(run)
+    found = find_run(run)
     if _sent(found, "checkin", {"--step": step, "--system": system, "--samples": samples}, wait, as_json):
         return
     from train.check_ins import check_in_now
@@ -103,7 +104,7 @@ def write(
     as_json: JsonOption = False,
 ) -> None:
     """Let the model write an entry: at the next step of a live run, else by a stored checkpoint, now. Default: both kinds."""
-    found = _find(run)
+    found = find_run(run)
     chosen: dict[str, Any] = {"--blind": blind or None, "--informed": informed or None, "--step": step, "--seed": seed}
     if _sent(found, "journal", chosen, wait, as_json):
         return
@@ -128,7 +129,7 @@ def timeline(run: RunArgument = "latest", as_json: JsonOption = False) -> None:
     """What happened to a run: regimes, first findings, pauses, snapshots, each with its denominator."""
     from app.timeline import timeline as rows_of
 
-    found = _find(run)
+    found = find_run(run)
     rows = rows_of(found)
     if as_json:
         typer.echo(json.dumps({"run": found.name, "moments": [row.to_json() for row in rows]}, indent=1))
@@ -139,12 +140,6 @@ def timeline(run: RunArgument = "latest", as_json: JsonOption = False) -> None:
     for row in rows:
         counted = "" if row.count is None else f" [{row.count:,}{_of(row.of)} {row.unit}]"
         typer.echo(f"{row.step:>{width}}  {row.kind:<13}  {_shown(row.text)}{counted}")
-
-
-def _find(reference: str) -> "Run":
-    from lab.run import Run, default_root
-
-    return Run.find(reference, default_root())
 
 
 def _sent(run: "Run", verb: str, options: dict[str, Any], seconds: float, as_json: bool) -> bool:

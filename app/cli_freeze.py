@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.cli_control import RunArgument, WaitOption, tell
-from app.cli_verify import HtmlOption, _check_writable, _progress, _write
-from app.options import JsonOption, SetOption, StepOption
-from lab.errors import LabError
+from app.cli_parts import BadRequest, check_writable, find_run, progress, write_file
+from app.options import HtmlOption, JsonOption, SetOption, StepOption
 
 if TYPE_CHECKING:
     from lab.run import Run
@@ -21,10 +20,6 @@ if TYPE_CHECKING:
 
 TWINS = "unfrozen,random,lower"
 STEPS = 500
-
-
-class BadRequest(LabError):
-    """Options that do not go together, or a value that cannot be used."""
 
 
 def register(app: typer.Typer) -> None:
@@ -76,9 +71,9 @@ def freeze(
         raise BadRequest(f"{given[0]} is for branches, and --live freezes in the run itself. Leave one of them out.")
     if when not in (None, "stable"):
         raise BadRequest(f"--when {when}: is stable, or left out to freeze now.")
-    _check_writable(html)
+    check_writable(html)
     kinds = _twins(twins)
-    found = _find(run)
+    found = find_run(run)
     from train.commands import order
 
     chosen = concept or f"claim-{from_claim}".lower()
@@ -100,7 +95,7 @@ def freeze(
     planned = plan(found, asked, STEPS if steps is None else steps, step, kinds, name, set_ or ())
     typer.echo(_estimate(planned), err=True)
     branch = _train(train, planned)
-    with _progress() as report:
+    with progress() as report:
         proof = prove_run(branch, progress=report)
     _show(proof, html, as_json)
 
@@ -127,11 +122,11 @@ def prove(
     as_json: JsonOption = False,
 ) -> None:
     """Measure what stayed frozen, against the twins that there are: verdict, flags, and every number with its interval."""
-    _check_writable(html)
-    found = _find(branch)
+    check_writable(html)
+    found = find_run(branch)
     from train.proving import prove as prove_run
 
-    with _progress() as report:
+    with progress() as report:
         proof = prove_run(found, concept, step, report)
     _show(proof, html, as_json)
 
@@ -140,7 +135,7 @@ def _show(proof: dict[str, Any], html: Path | None, as_json: bool) -> None:
     if html is not None:
         from app.proof_html import report
 
-        _write(html, report(proof))
+        write_file(html, report(proof))
     if as_json:
         typer.echo(json.dumps(proof, indent=1, sort_keys=True))
         return
@@ -177,7 +172,7 @@ def _check_layer(run: "Run", concept: str, layer: int) -> None:
 def _find_concept(run: "Run", name: str, claim: str, layer: int | None, step: int | None) -> None:
     from train.concepts import add, of_claim
 
-    with _progress() as report:
+    with progress() as report:
         made = add(run, name, of_claim(run, claim), layer=layer, step=step, progress=report)
     typer.echo(f"found {made.name} at layer {made.layer}, rank {made.rank}, from claim {claim}", err=True)
 
@@ -218,9 +213,3 @@ def _train(train: Any, plan: "Plan") -> "Run":
     finally:
         reporter.close()
     return branch
-
-
-def _find(reference: str) -> "Run":
-    from lab.run import Run, default_root
-
-    return Run.find(reference, default_root())

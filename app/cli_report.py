@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from app.cli_parts import BadRequest, find_run
 from app.options import JsonOption, RunArgument, StepOption
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def surfacing(
     as_json: JsonOption = False,
 ) -> None:
     """Has a text that was introduced mid-run surfaced: learned, elicitable, surfaced?"""
-    found = _find(run)
+    found = find_run(run)
     from train.surfacing import surfacing as ladder
 
     _show(ladder(found, source or _only_source(found), step, texts, seed), as_json, lambda one: [one["text"]])
@@ -42,7 +43,7 @@ def surfacing(
 @report.command()
 def markers(run: RunArgument = "latest", as_json: JsonOption = False) -> None:
     """Pre-registered markers: how often, of how many texts, and what chance makes of it."""
-    found = _find(run)
+    found = find_run(run)
     from train.reports import marker_report
 
     _show(marker_report(found), as_json, lambda one: [marker["text"] for marker in one["markers"]])
@@ -51,7 +52,7 @@ def markers(run: RunArgument = "latest", as_json: JsonOption = False) -> None:
 @report.command()
 def motifs(run: RunArgument = "latest", as_json: JsonOption = False) -> None:
     """Turns of phrase that recur in self-play and journal far more often than in the training text."""
-    found = _find(run)
+    found = find_run(run)
     from train.reports import motif_report
 
     def lines(one: dict[str, Any]) -> list[str]:
@@ -69,7 +70,7 @@ def contrasts(
     as_json: JsonOption = False,
 ) -> None:
     """A battery of matched prompts about groups at a stored checkpoint, beside the reference."""
-    found = _find(run)
+    found = find_run(run)
     from train.reports import contrast_report
 
     def lines(one: dict[str, Any]) -> list[str]:
@@ -89,16 +90,9 @@ def _only_source(run: "Run") -> str:
     later = [one.name for one in run.config.data.sources if one.name not in first and one.kind != "canaries"]
     if len(later) == 1:
         return later[0]
-    from app.cli_verify import BadRequest
 
     names = ", ".join(later) or "none"
     raise BadRequest(f"{run.name}: which source? Name it with --source; introduced later were: {names}.")
-
-
-def _find(reference: str) -> "Run":
-    from lab.run import Run, default_root
-
-    return Run.find(reference, default_root())
 
 
 def _show(found: dict[str, Any], as_json: bool, lines: Any) -> None:

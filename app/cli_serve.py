@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli_verify import BadRequest
+from app.cli_parts import BadRequest, find_run
 from app.options import RunArgument, StepOption
 
 if TYPE_CHECKING:
-    from lab.run import Run
+    pass
 
 SystemOption = Annotated[
     str | None,
@@ -67,7 +67,7 @@ def chat(
     """Talk with a run: Ctrl-C stops an answer, Ctrl-D ends. Recorded in chats.db, never trained on."""
     from app import chat_terminal
 
-    found = _find(run)
+    found = find_run(run)
     partner, base = chat_terminal.partner_for(found, None)
     model = base if step is None else f"{base}@step-{step}"
     _say(f"{found.name} ({found.state()}), answered by {partner.where}; recorded, not used for training")
@@ -92,7 +92,7 @@ def up(
 
     options = [] if port is None else [f"--port={port}"]
     options += [] if system_prompt is None else [f"--system-prompt={system_prompt}"]
-    raise typer.Exit(bring_up(_find(run), train, options, app_port, _say))
+    raise typer.Exit(bring_up(find_run(run), train, options, app_port, _say))
 
 
 def _read(prompt: str) -> str:
@@ -114,12 +114,6 @@ def _write(text: str) -> None:
     typer.echo("\n".join(visible(line) for line in text.split("\n")), nl=False)
 
 
-def _find(reference: str) -> "Run":
-    from lab.run import Run, default_root
-
-    return Run.find(reference, default_root())
-
-
 def _path(reference: str) -> Path:
     """A run's folder, or a folder of runs."""
     from lab.run_folder import MANIFEST, run_names
@@ -127,7 +121,7 @@ def _path(reference: str) -> Path:
     folder = Path(reference).expanduser()
     if folder.is_dir() and not (folder / MANIFEST).is_file() and run_names(folder):
         return folder.resolve()
-    return _find(reference).path.resolve()
+    return find_run(reference).path.resolve()
 
 
 def _say(text: str) -> None:

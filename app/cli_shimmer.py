@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from app.cli_verify import HtmlOption, _check_writable, _find, _progress, _write
-from app.options import JsonOption, RunArgument
+from app.cli_parts import check_writable, find_run, progress, write_file
+from app.options import HtmlOption, JsonOption, RunArgument
 
 Json = Mapping[str, Any]
 HEAD = ("label", "layer", "state", "bits", "flicker", "churn", "cos~", "°/doubling", "born", "died", "levels change at")
@@ -39,14 +39,14 @@ def shimmer(
     as_json: JsonOption = False,
 ) -> None:
     """Follow labels and concepts over a run's checkpoints: bits, direction, decisions, births, deaths, flicker."""
-    _check_writable(html)
-    found = _find(run)
+    check_writable(html)
+    found = find_run(run)
     from train.shimmer import shimmer as follow
 
-    with _progress() as report:
+    with progress() as report:
         result = follow(found, task or (), concept or (), layer or (), report).to_dict()
     if html is not None:
-        _write(html, _page(result))
+        write_file(html, _page(result))
     typer.echo(json.dumps(result, indent=1) if as_json else to_text(result))
 
 

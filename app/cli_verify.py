@@ -3,20 +3,19 @@
 Data goes to stdout, progress to stderr: a bar on a terminal, plain lines elsewhere.
 """
 
-import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.options import JsonOption, RunArgument, StepOption
-from lab.errors import LabError
+from app.cli_parts import BadRequest, check_writable, find_run, progress, write_file
+from app.options import HtmlOption, JsonOption, RunArgument, StepOption
 
 if TYPE_CHECKING:
-    from lab.run import Run
+    pass
 
 Report = Callable[[str, float], None]
 READINGS = ("decode", "decide", "use")
@@ -26,12 +25,6 @@ LONGEST_AUTHOR = 80
 journal = typer.Typer(
     help="What is written about the model: read it, add to it.", no_args_is_help=True, rich_markup_mode=None
 )
-
-HtmlOption = Annotated[Path | None, typer.Option("--html", help="Write one file with the figures inside, too.")]
-
-
-class BadRequest(LabError):
-    """Options that do not go together, or a value that cannot be used."""
 
 
 def register(app: typer.Typer) -> None:
@@ -62,12 +55,12 @@ def probe(
         raise BadRequest(f"--jobs {jobs} shares out checkpoints, and there is one. Add --all, or leave --jobs out.")
     if thorough and every:
         raise BadRequest("--thorough looks closely at one checkpoint. Leave --all out, or --thorough.")
-    _check_writable(html)
-    found = _find(run)
+    check_writable(html)
+    found = find_run(run)
     if every:
         from train.verifying import probe_all
 
-        with _progress() as report:
+        with progress() as report:
             probed = list(probe_all(found, task or None, jobs, report))
     else:
         from train.probing import probe_run
@@ -76,7 +69,7 @@ def probe(
     if html is not None:
         from app.verdict_html import probe_report
 
-        _write(html, probe_report(found.name, probed))
+        write_file(html, probe_report(found.name, probed))
     if as_json:
         values = [readings.to_dict() for readings in probed]
         typer.echo(json.dumps(values if every else values[0], indent=1))
@@ -112,11 +105,11 @@ def verify(
         for file in files or ():
             if not file.is_file():
                 raise BadRequest(f"{option} {file}: there is no such file.")
-    _check_writable(html)
-    found = _find(run)
+    check_writable(html)
+    found = find_run(run)
     from train.verifying import verify as test
 
-    with _progress() as report:
+    with progress() as report:
         verdicts = test(
             found,
             entry=entry,
@@ -133,7 +126,7 @@ def verify(
     if html is not None:
         from app.verdict_html import report as html_report
 
-        _write(html, html_report(verdicts, f"Verdicts on claims about {found.name}"))
+        write_file(html, html_report(verdicts, f"Verdicts on claims about {found.name}"))
     if as_json:
         typer.echo(json.dumps(verdicts, indent=1, sort_keys=True))
     elif not verdicts:
@@ -158,7 +151,7 @@ def journal_add(
     from app.verdict_text import claim_in_words
 
     who, words = _author(author), _text_given(text, file)
-    found = _find(run)
+    found = find_run(run)
     from train.verifying import add_entry
 
     number, claims = add_entry(found, words, who, step)
@@ -176,7 +169,7 @@ def journal_ls(run: RunArgument = "latest", as_json: JsonOption = False) -> None
     """The entries, each with its claims and what testing them said. What the model wrote is marked so."""
     from app.verdict_terminal import journal_to_text
 
-    found = _find(run)
+    found = find_run(run)
     from train.verifying import entries
 
     rows = entries(found)
@@ -187,12 +180,6 @@ def journal_ls(run: RunArgument = "latest", as_json: JsonOption = False) -> None
     else:
         way = f'lab journal add {found.name} --author you --text "…"'
         typer.echo(f"nothing is written yet. Add something: {way}", err=True)
-
-
-def _find(reference: str) -> "Run":
-    from lab.run import Run, default_root
-
-    return Run.find(reference, default_root())
 
 
 def _readings(written: str) -> tuple[str, ...]:
@@ -253,58 +240,3 @@ def _check_text(text: str, source: str) -> str:
 
 def _too_long(source: str) -> str:
     return f"{source}: longer than {MOST_BYTES // 1000} kB. Cut it into several entries."
-
-
-def _check_writable(path: Path | None) -> None:
-    """Before minutes of measuring, not after them."""
-    import os
-
-    if path is None:
-        return
-    if path.is_dir():
-        raise BadRequest(f"--html {path}: is a folder. Name a file in it.")
-    if not path.parent.is_dir():
-        raise BadRequest(f"--html {path}: there is no folder {path.parent}. Make it first.")
-    if not os.access(path.parent, os.W_OK):
-        raise BadRequest(f"--html {path}: the folder {path.parent} cannot be written to. Name another place.")
-
-
-def _write(path: Path, text: str) -> None:
-    from lab.durable import replace_file
-
-    try:
-        replace_file(path, text.encode("utf8"))
-    except OSError as error:
-        raise BadRequest(
-            f"--html {path}: cannot be written ({error.strerror or error}). Name another place."
-        ) from error
-    typer.echo(f"wrote {path}", err=True)
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Report]:
-    """Reports of (what is being done, share of it that is done) on stderr."""
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns: tuple[Any, ...] = (TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("beginning", total=1.0)
-            yield lambda what, share: bar.update(task, description=_one_line(what), completed=share)
-        return
-    said: set[tuple[str, int]] = set()
-
-    def line(what: str, share: float) -> None:
-        if (what, int(4 * share)) not in said:  # a log wants a line a quarter, not one a batch
-            said.add((what, int(4 * share)))
-            typer.echo(f"{_one_line(what)}: {share:.0%}", err=True)
-
-    yield line
-
-
-def _one_line(what: str) -> str:
-    """What is being done may quote a claim, and that is a stranger's text."""
-    from app.verdict_text import visible
-
-    return " ".join(visible(what).split())

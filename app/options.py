@@ -1,5 +1,6 @@
 """Arguments and options that several verbs of the `lab` command take, each said once."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,3 +13,4 @@ StepOption = Annotated[int | None, typer.Option("--step", help="A checkpoint's s
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override, as --set train.steps=2000.")
 ]
+HtmlOption = Annotated[Path | None, typer.Option("--html", help="Write one file with the figures inside, too.")]
