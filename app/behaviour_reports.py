@@ -47,13 +47,19 @@ class Contrasts:
 
 @dataclass(frozen=True)
 class Rung:
-    """One rung of a surfacing ladder: in words, and the rates before and after where it has them."""
+    """One rung of a surfacing ladder: in words, and the rates before and after where it has them.
+
+    Attributes:
+        beyond: of "learned" the gain in nats per token beyond text kept out, of the others the rise of the share beyond it.
+        detectable: the share that would have been found in four of five; None where it was not computed.
+    """
 
     name: str
     verdict: str
     before: Rate | None = None
     after: Rate | None = None
     beyond: Bounds | None = None
+    detectable: float | None = None
 
 
 @dataclass(frozen=True)
@@ -154,7 +160,9 @@ def _ladder(content: Json, steps: tuple[int, int]) -> Ladder:
         one = content.get(key)
         if isinstance(one, dict):
             rates = rate_of(one.get("before")), rate_of(one.get("after"))
-            rungs.append(Rung(name, words_of(one.get("verdict")), *rates, bounds_of(one.get("beyond"))))
+            least = one.get("detectable")
+            share = float(least) if isinstance(least, float) and 0 <= least <= 1 else None
+            rungs.append(Rung(name, words_of(one.get("verdict")), *rates, bounds_of(one.get("beyond")), share))
     source, rung, text = (words_of(content.get(key)) for key in ("source", "rung", "text"))
     return Ladder(source, _whole(content.get("introduced")), steps, rung, text, tuple(rungs))
 

@@ -31,6 +31,7 @@ def gaps(battery: Contrasts) -> go.Figure:
                 "symmetric": False,
                 "array": [100 * (one.gap[2] - one.gap[0]) for one in rows],
                 "arrayminus": [100 * (one.gap[0] - one.gap[1]) for one in rows],
+                "color": GREY,  # markers of several colours leave bars black, which a dark page swallows
                 "thickness": 1.5,
                 "width": 4,
             },
@@ -138,7 +139,8 @@ def rungs(ladder: Ladder) -> go.Figure | None:
             )
         )
     figure.update_xaxes(tickvals=list(range(len(shown))), ticktext=[one.name for one in shown], zeroline=False)
-    figure.update_yaxes(tickformat=".0%", rangemode="tozero", zeroline=False)
+    top = max(rate.hi for one in shown for rate in (one.before, one.after) if rate is not None)
+    figure.update_yaxes(tickformat=".0%", range=[-0.05 * top, 1.1 * top], zeroline=False)  # a point at 0 is seen whole
     figure.update_layout(showlegend=True)
     return sized(figure, 260)
 

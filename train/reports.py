@@ -59,7 +59,7 @@ def marker_report(run: Run, corpus: Corpus | None = None) -> Json:
         place = None if counted.first is None else placed[counted.first][:2]
         found.append({**asdict(counted), "text": counted.text, "first_place": place})
     result = {"version": 1, "words": words, "texts": len(replies), "training_texts": len(texts), "markers": found}
-    return _keep(run, MARKERS, result | {"reference": None if isinstance(info, str) else info.step})
+    return keep(run, MARKERS, result | {"reference": None if isinstance(info, str) else info.step})
 
 
 def motif_report(run: Run, corpus: Corpus | None = None) -> Json:
@@ -81,7 +81,7 @@ def motif_report(run: Run, corpus: Corpus | None = None) -> Json:
     texts = _training(run, corpus)
     found = patterns.motifs(spoken, texts, given)
     motifs = [{**asdict(one), "text": one.text} for one in found]
-    return _keep(run, MOTIFS, {"version": 1, "documents": len(spoken), "training_texts": len(texts), "motifs": motifs})
+    return keep(run, MOTIFS, {"version": 1, "documents": len(spoken), "training_texts": len(texts), "motifs": motifs})
 
 
 def contrast_report(run: Run, step: int | None = None, samples: int = contrasts.PER_ARM) -> Json:
@@ -103,7 +103,7 @@ def contrast_report(run: Run, step: int | None = None, samples: int = contrasts.
         if base.value + gap <= 1
     ]
     result = outcome.to_json() | {"step": info.step, "base": asdict(base), "power": curve}
-    return _keep(run, CONTRASTS, result)
+    return keep(run, CONTRASTS, result)
 
 
 def _replies(records: Records) -> Iterator[Placed]:
@@ -139,7 +139,8 @@ def _training(run: Run, corpus: Corpus | None) -> list[str]:
     return list(some[:: max(1, -(-words // MOST_WORDS))])
 
 
-def _keep(run: Run, name: str, result: Json) -> Json:
+def keep(run: Run, name: str, result: Json) -> Json:
+    """Write a report to `evidence/`, what is not finite as null; the same as it will be read back."""
     run.evidence.mkdir(exist_ok=True)
     kept: Json = finite(result)
     replace_file(run.evidence / name, (json.dumps(kept, indent=1) + "\n").encode())

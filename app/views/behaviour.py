@@ -8,8 +8,8 @@ import shlex
 
 import streamlit as st
 
-from app import behaviour, behaviour_reports, contrast_figures, header
-from app.behaviour_reports import Contrasts, Json, objects, rate_of, words_of
+from app import behaviour, behaviour_reports, contrast_figures, header, interventions
+from app.behaviour_reports import Contrasts, Json, Rung, objects, rate_of, words_of
 from app.behaviour_text import in_words
 from app.header import Top
 from app.queries import Opened
@@ -36,6 +36,8 @@ def page(top: Top) -> None:
         _surfacing(opened)
     with right:
         _motifs(opened)
+    _detectors(opened)
+    _interventions(opened)
 
 
 def _contrasts(opened: Opened, records: Records) -> None:
@@ -59,7 +61,10 @@ def _contrasts(opened: Opened, records: Records) -> None:
     curve = contrast_figures.power(chosen)
     if curve is not None:
         st.plotly_chart(curve, key="power", config=PLAIN, alt="How often a planted gap would have been found critical.")
-        st.caption("Power: simulated batteries at the rate of hostile answers found here.")
+        st.caption(
+            "Power: simulated batteries at the rate of hostile answers found here. It falls as that rate rises: at 20 % a "
+            "gap of 10 points is missed in every fifth battery of 2,000 an arm."
+        )
 
 
 def _reference(battery: Contrasts) -> str:
@@ -86,9 +91,10 @@ def _markers(opened: Opened, records: Records) -> None:
         rows.append(
             {
                 "Marker": visible(words_of(one.get("name"))),
-                "Unsolicited": "never asked" if counted is None else in_words(counted),
-                "Training text": _chance(one.get("training")),
-                "Reference": _chance(one.get("reference")),
+                "Unsolicited": "never asked" if counted is None else f"{counted.count:,} of {counted.checks:,}",
+                "Training, per 1,000": _per_thousand(one.get("training")),
+                "By chance": _chance(one.get("training")),
+                "Reference": _per_thousand(one.get("reference")),
             }
         )
     if not rows:
@@ -96,17 +102,24 @@ def _markers(opened: Opened, records: Records) -> None:
         return
     st.dataframe(rows, hide_index=True, width="stretch", placeholder="–")
     st.caption(
-        "Training text and reference: the base rate there, and how likely at least one is by chance at that rate."
+        "Per 1,000: the base rate in pieces of training text as long as a reply, and at the reference checkpoint. By chance: "
+        "how likely at least one is in so many replies at the rate of the training text."
     )
 
 
-def _chance(found: object) -> str:
-    """A base rate and P(at least one)."""
-    held: Json = found if isinstance(found, dict) else {}
-    base, one = rate_of(held.get("base")), behaviour_reports.bounds_of(held.get("at_least_one"))
-    if base is None or one is None:
-        return "not counted"
-    return f"{in_words(base)}; at least one {one[0]:.1%} ({one[1]:.1%} to {one[2]:.1%})"
+def _per_thousand(found: object) -> str | None:
+    """A base rate: most markers are too rare for per cent."""
+    base = rate_of(found.get("base") if isinstance(found, dict) else None)
+    if base is None:
+        return None
+    each = base.per_thousand
+    return f"{each.value:.3g} ({each.lo:.3g} to {each.hi:.3g})"
+
+
+def _chance(found: object) -> str | None:
+    """P(at least one) at a base rate."""
+    one = behaviour_reports.bounds_of(found.get("at_least_one") if isinstance(found, dict) else None)
+    return None if one is None else f"{100 * one[0]:.0f} % ({100 * one[1]:.0f} to {100 * one[2]:.0f})"
 
 
 def _surfacing(opened: Opened) -> None:
@@ -120,7 +133,14 @@ def _surfacing(opened: Opened) -> None:
         named, rung = (short(visible(one), 40) for one in (ladder.source, ladder.rung))
         st.text(f"{named}, introduced at step {ladder.introduced:,}: {rung}")
         rows = [
-            {"Rung": one.name, "Verdict": visible(one.verdict), **_rates(one.before, one.after)} for one in ladder.rungs
+            {
+                "Rung": one.name,
+                "Verdict": visible(one.verdict),
+                "After": None if one.after is None else f"{one.after.count} of {one.after.checks}",
+                "Beyond text kept out": _beyond(one),
+                "Would be found": None if one.detectable is None else f"{100 * one.detectable:.1f} %",
+            }
+            for one in ladder.rungs
         ]
         st.dataframe(rows, hide_index=True, width="stretch", placeholder="–")
         figure = contrast_figures.rungs(ladder)
@@ -130,11 +150,13 @@ def _surfacing(opened: Opened) -> None:
         st.text(short(visible(ladder.text), 2000))
 
 
-def _rates(before: object, after: object) -> dict[str, str | None]:
-    from probes.behaviour.rates import Rate
-
-    shown = {"Before": before, "After": after}
-    return {name: in_words(rate) if isinstance(rate, Rate) else None for name, rate in shown.items()}
+def _beyond(rung: Rung) -> str | None:
+    """By how much it went beyond text kept out, with its interval: nats per token of what was learned, else points."""
+    if rung.beyond is None:
+        return None
+    factor, unit, digits = (1, "nats", 3) if rung.name == "learned" else (100, "points", 1)
+    value, low, high = (f"{factor * part:+.{digits}f}" for part in rung.beyond)
+    return f"{value} {unit} ({low} to {high})"
 
 
 def _motifs(opened: Opened) -> None:
@@ -162,6 +184,56 @@ def _motifs(opened: Opened) -> None:
         return
     st.dataframe(rows, hide_index=True, width="stretch", placeholder="–")
     st.caption("The words are the model's. Far more often than in training text (z of 4.5), in five documents or more.")
+
+
+def _detectors(opened: Opened) -> None:
+    """Cards of the detectors."""
+    assert opened.run is not None
+    st.subheader("Detectors")
+    found = behaviour_reports.report(opened.run.evidence / "report-stereotypes.json")
+    rows = []
+    for one in objects(found.get("cards")):
+        rates = {name: rate_of(one.get(name)) for name in ("recall", "precision", "false_alarms", "firing")}
+        shown = {name: None if rate is None else in_words(rate) for name, rate in rates.items()}
+        rows.append(
+            {
+                "Detector": visible(words_of(one.get("detector"))),
+                "Recall": shown["recall"],
+                "Precision": shown["precision"],
+                "False alarms": shown["false_alarms"],
+                "Fires on the reference": shown["firing"],
+            }
+        )
+    if not rows:
+        _missing(opened.name, "stereotypes", "What the detectors are worth was not counted yet.")
+        return
+    st.dataframe(rows, hide_index=True, width="stretch", placeholder="–")
+    st.caption("On 60 labelled sentences, and on the reference's own words: no contrast is better than what counts it.")
+
+
+def _interventions(opened: Opened) -> None:
+    """Runs with the remedy or feedback, beside those that went on from the same weights without."""
+    assert opened.run is not None
+    rows = [
+        {
+            "Run": visible(one.name),
+            "Acts": " and ".join(one.acts) or "nothing",
+            "Step": one.step,
+            "Bits per byte": one.bits_per_byte,
+            "Looping replies heard": None if one.looping is None else in_words(one.looping),
+            "Refused at the gate": None if one.refused is None else in_words(one.refused),
+        }
+        for one in interventions.beside(opened.run)
+    ]
+    if not rows:
+        return
+    st.subheader("Remedy and feedback")
+    columns = {"Bits per byte": st.column_config.NumberColumn(format="%.4f")}
+    st.dataframe(rows, hide_index=True, width="stretch", placeholder="–", column_config=columns)
+    st.caption(
+        "Runs that went on from the same weights on the same batches, at the last evaluation that all of them have. One pair "
+        "is one draw: a difference needs several seeds."
+    )
 
 
 def _missing(run: str, verb: str, why: str) -> None:

@@ -9,6 +9,8 @@ import pytest
 from app import behaviour_reports, contrast_figures
 from app.behaviour import Seen
 from app.behaviour_reports import batteries, ladders, report
+from app.interventions import beside
+from lab.config import load_config
 from lab.records import Episode, Records
 from lab.run import Run
 from tests.app.commands import lab
@@ -115,8 +117,11 @@ def test_the_page_shows_what_is_there_and_names_the_commands_for_what_is_not(
 
         behaviour.page(header.show())
 
+    card = {name: RATE for name in ("recall", "precision", "false_alarms", "firing")} | {"detector": "<b>hostile word"}
+    (run.evidence / "report-stereotypes.json").write_text(json.dumps({"cards": [card, 7]}))
     page = AppTest.from_function(script, default_timeout=60).run()
     assert not page.exception
+    assert "Detectors" in {one.value for one in page.subheader}
     assert {"Contrasts", "Markers", "Surfacing", "Motifs"} <= {one.value for one in page.subheader}
     commands = " ".join(one.value for one in page.code)
     assert all(f"lab report {verb} planted" in commands for verb in ("markers", "surfacing", "motifs"))
@@ -126,3 +131,25 @@ def test_the_page_shows_what_is_there_and_names_the_commands_for_what_is_not(
 def test_a_report_without_words_says_what_to_run(run: Run) -> None:
     done = lab("report", "markers", "planted", runs=run.path.parent)
     assert done.returncode == 2 and "lab selfplay planted" in done.stderr
+
+
+def branch_of(root: Path, name: str, weights: str, *settings: str) -> Run:
+    made = made_run(root, name)
+    made.update_config(load_config(file=made.path / "config.toml", overrides=settings))
+    made.update_manifest(branch={"kind": "branch", "parent": "owl", "step": 4, "weights_sha256": weights})
+    return made
+
+
+def test_a_remedy_stands_beside_those_that_went_on_from_the_same_weights(tmp_path: Path) -> None:
+    acting = branch_of(tmp_path, "cured", "a" * 64, "remedy.every=1")
+    branch_of(tmp_path, "twin", "a" * 64)
+    branch_of(tmp_path, "other", "b" * 64, "remedy.every=1")
+    with Records.writer(acting.database) as records:
+        records.metrics(1, 8, {"remedy/replies": 40.0, "remedy/looping_replies": 6.0})
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "manifest.json").write_text('{"branch": [1]}')
+    cured, twin = beside(acting)
+    assert (cured.name, cured.acts, twin.name, twin.acts) == ("cured", ("remedy",), "twin", ())
+    assert cured.step == twin.step == 8 and cured.bits_per_byte == pytest.approx(2.92)
+    assert cured.looping is not None and (cured.looping.count, cured.looping.checks) == (6, 40) and twin.looping is None
+    assert beside(made_run(tmp_path, "plain")) == []

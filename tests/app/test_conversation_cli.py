@@ -69,7 +69,8 @@ def test_a_first_finding_is_told_with_what_was_examined_before_it(tmp_path: Path
             found: list[tuple[Any, dict[str, Any]]] = [(TAIL_CYCLE.finding("loops"), {})] * findings
             record(scene, "check-in", regime, {"samples": [{}] * 10}, found)
     (first,) = [row for row in timeline(run) if row.kind == "first"]
-    assert (first.step, first.count, first.of) == (8, 2, 20) and "20 had been examined by then" in first.text
+    assert (first.step, first.count, first.of) == (8, 2, 20) and "2 of 20 examined by then" in first.text
+    assert (first.by_then, first.base) == (20, None)
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,17 @@ import pytest
 
 from lab.canaries import canaries, planted
 from lab.config import RunConfig
+from lab.records import Records
 from lab.run import Run
 from lab.sections import Source
 from lab.sources import documents, fingerprint
 from probes.behaviour.canaries import NoTest
+from train import stereotype_report as stereotype_report_module
 from train.loop import train
 from train.reports import NothingSaid, contrast_report, marker_report, motif_report
 from train.self_play import self_play_now
 from train.session import start
+from train.stereotype_report import lines, stereotype_report
 from train.surfacing import NotIntroduced, introduced_at, planted_with, surfacing
 
 Config = Callable[..., RunConfig]
@@ -91,3 +94,27 @@ def test_contrasts_of_a_stored_checkpoint_come_with_their_power(run: Run) -> Non
     found = contrast_report(run, samples=10)
     assert len(found["contrasts"]) == 8 and {one["verdict"] for one in found["contrasts"]} == {"too few samples"}
     assert found["step"] == 24 and len(found["power"]) >= 1
+
+
+def test_the_detectors_card_has_a_firing_rate_power_that_falls_with_it_and_a_price(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stereotype_report_module, "DRAWS", 25)
+    with Records.writer(run.database) as records:  # as a visit of an attachment records it: half a second a step
+        records.metrics(1, 24, {"cost/train_seconds": 12.0})
+    found = stereotype_report(run, texts=48)
+    firing = found["cards"][0]["firing"]
+    assert firing["checks"] == found["texts"] == 48
+    assert found["step"] == 24, "an untrained checkpoint is no reference, so the newest is asked"
+    assert {one["base"] for one in found["power"]} == {firing["value"]}, "power is told at the rate that was found"
+    assert {one["per_arm"] for one in found["power"]} == {400, 800, 2000}
+    critical = [one["critical"]["value"] for one in found["bases"]]
+    assert critical[0] > critical[-1], "the same gap is found less often where hostile words are common"
+    cost = found["cost"]
+    assert cost["answers"] == 6400 and cost["seconds"] > 0
+    assert cost["share_of_250_steps"] == pytest.approx(cost["seconds"] / 125)
+    assert cost["share"] == pytest.approx(cost["seconds"] / 1000), "asked every 2,000 steps"
+    said = "\n".join(lines(found))
+    assert "recall 15 of 30" in said and "of 48" in said and "power falls as the base rate rises" in said
+    assert "of the time of 250 steps of this run" in said
+    assert json.loads((run.evidence / "report-stereotypes.json").read_text()) == json.loads(json.dumps(found))
