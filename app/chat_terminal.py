@@ -4,56 +4,14 @@ A client of the run's server where one answers, else the same code in this proce
 """
 
 import contextlib
-import http.client
-import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
-from urllib.parse import urlsplit
+from typing import Protocol
 
-from app.server_process import Found
+from app.server_client import Answered, NotAnswered, Remote, Wish, is_note_of
 from lab.errors import LabError
 from lab.run import Run
 
-PATIENCE = 600.0  # seconds for a queue to move
-
-
-class NotAnswered(LabError):
-    """The server refused, or the connection broke."""
-
-    exit_code = 1
-
-
-@dataclass(frozen=True)
-class Wish:
-    """How answers are to be."""
-
-    model: str
-    temperature: float
-    top_p: float
-    max_tokens: int | None
-    seed: int | None
-
-    def body(self, messages: list[dict[str, str]]) -> dict[str, Any]:
-        wanted = {
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "max_tokens": self.max_tokens,
-            "seed": self.seed,
-        }
-        given = {name: value for name, value in wanted.items() if value is not None}
-        return {"model": self.model, "messages": messages, "stream": True, **given}
-
-
-@dataclass
-class Answered:
-    """What came of one question, filled while it streams."""
-
-    step: int | None = None
-    id: str | None = None
-    text: str = ""
-    finish_reason: str | None = None
+__all__ = ["Answered", "Here", "NotAnswered", "Partner", "Remote", "Wish", "converse", "partner_for"]
 
 
 class Partner(Protocol):
@@ -68,60 +26,6 @@ class Partner(Protocol):
         """The answer in pieces; closing the iterator ends it."""
 
     def close(self) -> None: ...
-
-
-@dataclass
-class Remote:
-    """A server that answers at `found`."""
-
-    found: Found
-    where: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.where = f"the server at {self.found.url}"
-
-    def step(self, model: str) -> int | None:
-        with self._asked("GET", f"/v1/models/{model}", None) as answer:
-            return int(json.loads(answer.read())["step"])
-
-    def ask(self, wish: Wish, messages: list[dict[str, str]], answered: Answered) -> Iterator[str]:
-        with self._asked("POST", "/v1/chat/completions", wish.body(messages)) as answer:
-            for line in answer:
-                if not line.startswith(b"data: ") or line.startswith(b"data: [DONE]"):
-                    continue
-                event = json.loads(line[6:])
-                if "error" in event:
-                    raise NotAnswered(event["error"]["message"])
-                answered.id = event["id"]
-                answered.step = int(event["system_fingerprint"].removeprefix("step-"))
-                for choice in event["choices"]:
-                    answered.finish_reason = choice["finish_reason"] or answered.finish_reason
-                    if text := choice["delta"].get("content"):
-                        answered.text += text
-                        yield text
-
-    def close(self) -> None:
-        pass
-
-    @contextlib.contextmanager
-    def _asked(self, method: str, path: str, body: dict[str, Any] | None) -> Iterator[http.client.HTTPResponse]:
-        place = urlsplit(self.found.url)
-        connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=PATIENCE)
-        headers = {"Authorization": f"Bearer {self.found.token}"}
-        try:
-            if body is None:
-                connection.request(method, path, headers=headers)
-            else:
-                headers["Content-Type"] = "application/json"
-                connection.request(method, path, json.dumps(body).encode(), headers)
-            answer = connection.getresponse()
-            if answer.status != 200:
-                raise NotAnswered(str(json.loads(answer.read())["error"]["message"]))
-            yield answer
-        except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
-            raise NotAnswered(f"{self.where}: the connection broke ({error or type(error).__name__}).") from None
-        finally:
-            connection.close()
 
 
 class Here:
@@ -220,12 +124,5 @@ def partner_for(run: Run, system_prompt: str | None) -> tuple[Partner, str]:
     found = find(run.path)
     if found is None:
         return Here(run, system_prompt), ONE_RUN
-    alone = _is_note_of(run.path / NOTE_FILE, found.url)
+    alone = is_note_of(run.path / NOTE_FILE, found.url)
     return Remote(found), ONE_RUN if alone else run.name
-
-
-def _is_note_of(note: Path, url: str) -> bool:
-    try:
-        return bool(json.loads(note.read_bytes())["url"] == url)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False

@@ -202,12 +202,16 @@ class Acknowledged(BaseModel):
 
 
 class JobReply(BaseModel):
-    """A job: what was asked, how far it is (0..1, null where it does not say), its last words, and what came of it."""
+    """A job: what was asked, how far it is (0..1, null where it does not say), its last words, and what came of it.
+
+    `branch` is the run that a freeze makes.
+    """
 
     id: str
     kind: str
     run: str
     options: dict[str, Any]
+    branch: str | None = None
     state: Literal["queued", "running", "done", "failed", "cancelled"]
     progress: Number
     lines: list[str]
@@ -237,10 +241,11 @@ class Next(BaseModel):
 
 
 class LensReading(BaseModel):
-    """`top` is [layer][position][rank]."""
+    """`top` is [layer][position][rank]; `next` [layer][position], of the token that does come next (null at the end)."""
 
     name: str
     top: list[list[list[Next]]]
+    next: list[list[Number]]
 
 
 class ProbeReading(BaseModel):
@@ -264,14 +269,16 @@ class ConceptReading(BaseModel):
 
 
 class Traced(BaseModel):
-    """A text as the layers of one checkpoint read it; `attention` is [query][key] of the head asked for."""
+    """A text as the layers of one checkpoint read it, from position `start` on; `attention` is [query][key] of the head
+    asked for, keys from position 0."""
 
     run: str
     step: int
     checkpoint: str
     layers: str
+    start: int
     tokens: list[Token]
-    lens: LensReading
+    lens: LensReading | None = None
     untestable: dict[str, str]
     probes: dict[str, ProbeReading] | None = None
     concepts: dict[str, ConceptReading] | None = None

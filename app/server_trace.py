@@ -1,35 +1,28 @@
 """A text as one checkpoint reads it: tokens, what each layer would say next, what the probes read, how concepts score.
 
-Per layer 0..L (0 = embedding sum, l = after block l, before the final norm) and position. The ridge lens and the
-closed-form probes are fitted on the run's probe set at that checkpoint, once, and kept. Pure but for reading the run.
+Per layer 0..L (0 = embedding sum, l = after block l, before the final norm) and position. What is fitted at a checkpoint
+(`server_fits`) is fitted once and kept. Pure but for reading the run.
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from app.server_answers import TooLong
+from app.server_fits import Fitted, fit
 from app.server_weights import Loaded
 from lab import concepts
 from lab.errors import LabError
-from lab.run import Run
-from probes.layers.collect import collect, residual_names
-from probes.layers.discriminant import Alone
-from probes.layers.fit import log_prior, read_alone, usable_bits
-from probes.layers.groups import ENOUGH_DOCUMENTS
-from probes.layers.labels import NO_LABEL, BadProbeSet, ProbeSet
-from probes.layers.lens import LOGIT_LENS, Head, Lens, fit_ridge
-from probes.layers.problem import Untestable, assign_folds, one_thread, prepare
-from train.probing import Bench
+from probes.layers.collect import residual_names
+from probes.layers.lens import LOGIT_LENS, Head, Lens
 from train.profiles import LAYERS
 
 MOST_POSITIONS = 256  # an answer of some megabytes for a dozen layers
+MOST_TOKENS = 65_536
 KEPT = 4  # checkpoints whose fits are remembered
 DIGITS = 5
 
@@ -44,114 +37,30 @@ class AttentionHead(BaseModel):
 
 
 class TraceRequest(BaseModel):
-    """What to look at, and how closely."""
+    """What to look at, and how closely.
+
+    `text` gets the token that begins a document in front; `tokens` are read as they are, an answer after its own prompt
+    say. Positions before `start` are read and not shown. "none" leaves the lens out, the dearest part where the vocabulary
+    is large.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     model: str | None = Field(None, max_length=128)
-    text: str = Field(min_length=1, max_length=32 * 1024)
+    text: str | None = Field(None, min_length=1, max_length=32 * 1024)
+    tokens: list[Annotated[int, Field(ge=0)]] | None = Field(None, min_length=1, max_length=MOST_TOKENS)
+    start: int = Field(0, ge=0, le=MOST_TOKENS)
     top_k: int = Field(5, ge=1, le=20)
-    lens: Literal["ridge", "logit"] = "ridge"
+    lens: Literal["ridge", "logit", "none"] = "ridge"
     probes: bool = True
     concepts: bool = True
     attention: AttentionHead | None = None
 
-
-@dataclass(frozen=True)
-class Probe:
-    """The closed-form probes of one label, one a layer.
-
-    Attributes:
-        bits: usable bits per word of held-out folds: how much to believe it.
-        n: labelled words it was fitted on.
-    """
-
-    classes: tuple[str, ...]
-    weight: Float[Tensor, "layer d_model class"]
-    bias: Float[Tensor, "layer class"]
-    bits: tuple[float, ...]
-    n: int
-
-    def read(self, values: Float[Tensor, "layer pos d_model"]) -> Float[Tensor, "layer pos class"]:
-        """Probability of each class."""
-        return torch.softmax(torch.baddbmm(self.bias[:, None], values, self.weight), dim=-1)
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """What was fitted at one checkpoint; a label or lens that cannot be, with the reason."""
-
-    lens: Lens
-    probes: Mapping[str, Probe] = field(default_factory=dict)
-    untestable: Mapping[str, str] = field(default_factory=dict)
-
-
-def fit_probe(
-    values: Float[Tensor, "layer word d_model"],
-    label: Tensor,
-    sentence: Tensor,
-    folds: Tensor,
-    classes: tuple[str, ...],
-    task: str,
-) -> Probe:
-    """The probes of `probes.layers.fit` on all words: penalty, temperature and offsets are those of its folds, averaged.
-
-    Raises:
-        Untestable: too few words or classes.
-    """
-    problem = prepare(task, values, label, sentence, folds, classes)
-    chosen = values[:, problem.word].float()
-    centre = chosen.mean(1)
-    spread = (chosen - centre[:, None]).square().mean(1).sqrt()
-    scale = torch.where(spread > 1e-6 * centre.abs() + 1e-30, 1 / spread.clamp(min=1e-30), torch.zeros(()))
-    weights, biases = [], []
-    with one_thread():
-        prior = log_prior(problem.counts.sum(0))
-        for index, block in enumerate(problem.blocks):
-            read = read_alone(problem, index)
-            found = Alone(block, problem.counts).solve((), 0, read.penalty.log().mean().exp()[None])
-            weight = scale[index][:, None] * found.weight[0][0] * read.slope.mean()
-            bias = found.bias[0] * read.slope.mean() + read.offset.mean(0) + prior
-            weights.append(weight)
-            biases.append(bias - centre[index] @ weight)
-    bits = tuple(usable_bits(problem).bits.tolist())
-    return Probe(problem.classes, torch.stack(weights), torch.stack(biases), bits, len(problem.word))
-
-
-def fit(run: Run, model: Any, tokenizer: Any) -> Fitted:
-    """Lens and probes at a checkpoint, on the probe set that the run keeps; without one the raw lens, and the reason."""
-    config = run.config.probing
-
-    def none_stored() -> list[str]:
-        raise BadProbeSet(
-            f"{run.name} has no probe set yet, so nothing was fitted. Make one with: lab probe {run.name}"
-        )
-
-    try:
-        bench = Bench.open(run, config, tokenizer, none_stored, store=False)
-        activations = collect(model, bench.probe_set)
-        units = _units(bench.probe_set)
-        sentence = torch.tensor(bench.probe_set.word_sentence, dtype=torch.long)
-        folds = assign_folds(len(bench.probe_set.sentences), config.folds, config.seed, units)
-    except (LabError, OSError) as error:
-        return Fitted(LOGIT_LENS, {}, {"lens": str(error), "probes": str(error)})
-    probes: dict[str, Probe] = {}
-    untestable: dict[str, str] = {}
-    for name, labels in bench.probe_set.labels.items():
-        label = torch.where(activations.kept, torch.tensor(labels, dtype=torch.long), NO_LABEL)
-        try:
-            probes[name] = fit_probe(
-                activations.values, label, sentence, folds, tuple(bench.probe_set.classes[name]), name
-            )
-        except Untestable as error:
-            untestable[name] = str(error)
-    lens = LOGIT_LENS
-    try:
-        unit = (torch.arange(len(folds)) if units is None else units)[sentence]
-        lens = fit_ridge(activations.values[:, activations.kept], unit[activations.kept], config.seed)
-    except Untestable as error:
-        untestable["lens"] = str(error)
-    return Fitted(lens, probes, untestable)
+    @model_validator(mode="after")
+    def one_of_both(self) -> "TraceRequest":
+        if (self.text is None) == (self.tokens is None):
+            raise ValueError("give text, or tokens, and not both")
+        return self
 
 
 @dataclass
@@ -164,24 +73,24 @@ class Tracer:
         """
         Raises:
             TooLong: more positions than the model reads, or than are shown at once.
-            LabError: a head that the model lacks.
+            LabError: a head or a token that the model lacks, or a start beyond the end.
         """
-        ids = [loaded.tokenizer.bos, *loaded.tokenizer.encode(asked.text)]
-        most = min(MOST_POSITIONS, int(loaded.model.cfg.n_ctx))
-        if len(ids) > most:
-            raise TooLong(f"the text has {len(ids)} tokens, and {most} are shown at once. Shorten it.")
+        ids = _ids(loaded, asked)
         values, attention = _run(loaded.model, ids, asked.attention)
+        values = values[:, asked.start :]
         fitted = self._at(loaded) if asked.probes or asked.lens == "ridge" else Fitted(LOGIT_LENS)
-        lens = fitted.lens if asked.lens == "ridge" else LOGIT_LENS
         answer: dict[str, Any] = {
             "run": loaded.run.name,
             "step": loaded.step,
             "checkpoint": loaded.info.weights_sha256,
             "layers": LAYERS,
-            "tokens": [_token(loaded.tokenizer, id) for id in ids],
-            "lens": {"name": lens.name, "top": _top(loaded, lens, values, asked.top_k)},
+            "start": asked.start,
+            "tokens": [_token(loaded.tokenizer, id) for id in ids[asked.start :]],
             "untestable": dict(fitted.untestable),
         }
+        if asked.lens != "none":
+            lens = fitted.lens if asked.lens == "ridge" else LOGIT_LENS
+            answer["lens"] = {"name": lens.name, **_seen(loaded, lens, values, ids[asked.start + 1 :], asked.top_k)}
         if asked.probes:
             answer["probes"] = {
                 name: {
@@ -195,7 +104,7 @@ class Tracer:
         if asked.concepts:
             answer["concepts"] = _concepts(loaded, values)
         if attention is not None:
-            answer["attention"] = _rounded(attention.tolist())
+            answer["attention"] = _rounded(attention[asked.start :].tolist())
         return answer
 
     def _at(self, loaded: Loaded) -> Fitted:
@@ -206,6 +115,22 @@ class Tracer:
                 self._fitted.popitem(last=False)
         self._fitted.move_to_end(key)
         return self._fitted[key]
+
+
+def _ids(loaded: Loaded, asked: TraceRequest) -> list[int]:
+    """What the model reads."""
+    ids = asked.tokens or [loaded.tokenizer.bos, *loaded.tokenizer.encode(asked.text or "")]
+    context, words = int(loaded.model.cfg.n_ctx), int(loaded.model.cfg.d_vocab)
+    shown, most = len(ids) - asked.start, min(MOST_POSITIONS, context)
+    if shown > most:
+        raise TooLong(f"the text has {shown} tokens, and {most} are shown at once. Shorten it.")
+    if len(ids) > context:
+        raise TooLong(f"the text has {len(ids)} tokens, and the model reads {context}. Shorten it.")
+    if shown < 1:
+        raise LabError(f"start is {asked.start}, and the text has {len(ids)} tokens, 0..{len(ids) - 1}. Use less.")
+    if max(ids) >= words:
+        raise LabError(f"tokens holds {max(ids)}, and the model knows 0..{words - 1}. Use this run's tokenizer.")
+    return ids
 
 
 @torch.no_grad()
@@ -229,23 +154,22 @@ def _run(model: Any, ids: list[int], head: AttentionHead | None) -> tuple[Tensor
 
 
 @torch.no_grad()
-def _top(loaded: Loaded, lens: Lens, values: Tensor, k: int) -> list[list[list[dict[str, Any]]]]:
-    """[layer][pos]: the k likeliest next tokens and their probabilities under the lens."""
+def _seen(loaded: Loaded, lens: Lens, values: Tensor, following: list[int], k: int) -> dict[str, Any]:
+    """Under the lens, [layer][pos]: the k likeliest next tokens, and the probability of the one that does come next."""
     head, device = Head.of(loaded.model), loaded.model.W_E.device
-    out = []
+    top: list[list[list[dict[str, Any]]]] = []
+    real: list[list[float | None]] = []
     for layer, stream in enumerate(values):
-        rows = []
+        top.append([])
+        real.append([])
         for part in torch.split(lens.read(layer, stream), head.chunk):
-            found = head.logits(part.to(device)).softmax(dim=-1).topk(min(k, len(head.weight)))
-            for shares, ids in zip(found.values.tolist(), found.indices.tolist(), strict=True):
-                rows.append(
-                    [
-                        {"id": id, "text": loaded.tokenizer.decode([id]), "p": round(share, DIGITS)}
-                        for id, share in zip(ids, shares, strict=True)
-                    ]
-                )
-        out.append(rows)
-    return out
+            shares = head.logits(part.to(device)).softmax(dim=-1)
+            found = shares.topk(min(k, len(head.weight)))
+            for row, best, ids in zip(shares, found.values.tolist(), found.indices.tolist(), strict=True):
+                place = len(real[layer])
+                top[layer].append([_next(loaded.tokenizer, id, share) for id, share in zip(ids, best, strict=True)])
+                real[layer].append(_rounded(row[following[place]]) if place < len(following) else None)
+    return {"top": top, "next": real}
 
 
 @torch.no_grad()
@@ -276,10 +200,8 @@ def _token(tokenizer: Any, id: int) -> dict[str, Any]:
     return {"id": id, "text": tokenizer.decode([id]), "bytes": list(tokenizer.decode_bytes([id]))}
 
 
-def _units(probe_set: ProbeSet) -> Tensor | None:
-    """Documents, where there are enough to leave whole ones out; as live probing does."""
-    units = probe_set.units
-    return torch.tensor(units) if len(set(units)) >= ENOUGH_DOCUMENTS else None
+def _next(tokenizer: Any, id: int, share: float) -> dict[str, Any]:
+    return {"id": id, "text": tokenizer.decode([id]), "p": round(share, DIGITS)}
 
 
 def _rounded(value: Any) -> Any:

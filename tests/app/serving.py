@@ -16,9 +16,12 @@ import uvicorn
 from starlette.testclient import TestClient
 
 from app.server import Server, create
-from app.server_guard import Policy
+from app.server_guard import Policy, token_in
+from app.server_process import NOTE_FILE
+from lab import checkpoint
 from lab.run import Run
 from tests.app.commands import command, environment
+from tests.made_runs import made_run
 
 TOKEN = "5" * 48
 BASE = "http://127.0.0.1"
@@ -75,7 +78,9 @@ def start(path: Path, *options: str) -> Real:
     note, deadline = path / "server.json", time.monotonic() + PATIENCE
     while True:
         assert process.poll() is None, (process.stderr.read() if process.stderr else b"").decode()
-        assert time.monotonic() < deadline, "it did not answer in time"
+        if time.monotonic() > deadline:
+            process.kill()
+            raise AssertionError("it did not answer in time")
         with contextlib.suppress(OSError, ValueError):
             about = json.loads(note.read_bytes())
             if about["pid"] == process.pid:
@@ -106,6 +111,29 @@ def loopback(server: Server) -> Iterator[str]:
     finally:
         running.should_exit = True
         thread.join(PATIENCE)
+
+
+def talkative(root: Path) -> Run:
+    """A run whose newest weights, of step 9, never end an answer where the likeliest token is taken (temperature 0)."""
+    run = made_run(root, n_ctx=2048)
+    state = run.model(8).state_dict()
+    state["unembed.W_U"] = state["unembed.W_U"].clone()
+    state["unembed.W_U"][:, list(run.tokenizer().specials.values())] = 0.0  # below the largest of 313 others, always
+    about = {"step": 9, "segment": 1, "config_hash": run.config.hash()}
+    checkpoint.save(run.checkpoints_folder, 9, state, {}, about)
+    return run
+
+
+@contextlib.contextmanager
+def noted(run: Run, **options: Any) -> Iterator[Server]:
+    """A server of this process that `app.server_process.find` finds, as the app does: with a note and a token in the run."""
+    server = create(run.path, Policy(token_in(run.path)), **options)
+    with loopback(server) as url:
+        (run.path / NOTE_FILE).write_text(json.dumps({"url": url}))
+        try:
+            yield server
+        finally:
+            (run.path / NOTE_FILE).unlink()
 
 
 @contextlib.contextmanager

@@ -12,8 +12,9 @@ from starlette.testclient import TestClient
 
 from app import cli_bench, cli_freeze, cli_shimmer, cli_verify, server_jobs
 from app.server import Server
+from app.server_fits import fit_probe
+from app.server_job_progress import branch_of, progress_of
 from app.server_jobs import BadJob, command_line
-from app.server_trace import fit_probe
 from lab.concepts import Concept
 from lab.records import Finding, Records
 from lab.run import Run
@@ -180,6 +181,25 @@ def test_every_option_of_a_job_reaches_its_verb(run: Run, kind: str) -> None:
     read = verb.make_context(kind, words[words.index(kind) + 1 :]).params
     assert set(options) == server_jobs.KINDS[kind] and {name: read[name] for name in options} == options
     assert read["run"] == str(run.path) and read["as_json"] is True
+
+
+def test_a_freeze_says_what_it_makes_and_its_progress_goes_over_all_its_runs() -> None:
+    asked = {"concept": "weather", "mode": "write+anchor", "steps": 10, "twins": "unfrozen"}
+    assert branch_of("freeze", "fox", asked) == "fox--weather-write-anchor"
+    assert branch_of("freeze", "fox", asked | {"name": "mine"}) == "mine"
+    assert branch_of("freeze", "fox", asked | {"live": True}) is None and branch_of("verify", "fox", asked) is None
+    progress, shares = progress_of("freeze", asked), []
+    for line in (
+        "1 of 2: fox--weather-write-anchor", "tokens of story: 40%", "step 105/110  loss 3.1", "step 110/110  loss 3.0",
+        "2 of 2: fox--weather-write-anchor--twin-unfrozen", "step 103/110  loss 3.1", "step 110/110", "proof: 50%",
+        "proof: 100%",
+    ):  # fmt: skip
+        progress.hear(line)
+        shares.append(progress.share)
+    assert shares == pytest.approx([0, 0, 0.225, 0.45, 0.45, 0.585, 0.9, 0.95, 1.0])
+    other = progress_of("verify", {})
+    other.hear("1 of 2: claims, 25%")
+    assert other.share == 0.25
 
 
 def test_jobs_run_one_at_a_time_tell_their_progress_and_can_be_cancelled(
