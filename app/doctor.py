@@ -37,15 +37,18 @@ class Finding:
 def examine() -> list[Finding]:
     """Every check, in the order in which a first issue is usually solved."""
     root = default_root()
+    return [*machine(root), _device(), *(of_run(root, name) for name in run_names(root))]
+
+
+def machine(root: Path) -> list[Finding]:
+    """What this machine has, but for the device, which only torch can tell: quick, and loads no torch."""
     return [
         Finding("python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
         *(_package(name) for name in PACKAGES),
-        _device(),
         _sqlite(),
         _disk(root),
         _writable(root),
         _port(8501),
-        *(_run(root, name) for name in run_names(root)),
     ]
 
 
@@ -69,9 +72,18 @@ def _sqlite() -> Finding:
     return Finding("sqlite", True, f"{sqlite3.sqlite_version}, one writer per run, so its WAL-reset bug cannot occur")
 
 
+def free_bytes(root: Path) -> int | None:
+    """What is free where the runs lie, or would; None where it cannot be asked."""
+    try:
+        return shutil.disk_usage(next(place for place in (root, *root.absolute().parents) if place.exists())).free
+    except OSError:
+        return None
+
+
 def _disk(root: Path) -> Finding:
-    there = next(place for place in (root, *root.absolute().parents) if place.exists())
-    free = shutil.disk_usage(there).free
+    free = free_bytes(root)
+    if free is None:
+        return Finding("disk", False, f"how much is free for {root} cannot be asked")
     return Finding("disk", free > 2e9, f"{free / 1e9:.1f} GB free for {root}" + ("" if free > 2e9 else ": make room"))
 
 
@@ -89,7 +101,7 @@ def _port(port: int) -> Finding:
     return Finding("port", True, f"{port} is {'taken; use lab app --port' if taken else 'free for lab app'}")
 
 
-def _run(root: Path, name: str) -> Finding:
+def of_run(root: Path, name: str) -> Finding:
     """Whether the run opens, its configuration and records can be read, and every checkpoint is what was saved."""
     title = f"run {name}"
     try:

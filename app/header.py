@@ -1,8 +1,9 @@
-"""What every page has on top, and how a page gets at the chosen run: picker, state chip, held latches, last write.
+"""What every page has on top, and how a page gets at the chosen run: picker, state, last write, latches, pause and unpause.
 
 Text out of a run folder is shown as plain text, never as Markdown: a run may come from a stranger.
 """
 
+import contextlib
 import functools
 import logging
 import time
@@ -14,12 +15,25 @@ from typing import Any, ParamSpec
 
 import streamlit as st
 
-from app import queries
+from app import asking, queries
 from app.queries import Opened
 from app.verdict_text import short, visible
-from lab.records import Records
+from lab.records import Latch, Records
 from lab.run import default_root
 
+COMMANDS = (  # the three paths of a user
+    (
+        "1. Train with probes attached",
+        "lab demo                      # a small model on bundled text, a few minutes on a CPU\n"
+        "lab train --preset laptop     # a longer run; lab train --print-config shows what can be set",
+    ),
+    ("2. Explore it, while it trains or after", "lab app                       # this app, for the runs in ./runs"),
+    (
+        "3. Freeze a concept and resume",
+        "lab concept add latest function --task class.next\n"
+        "lab freeze latest function    # trains on with it held, beside twins without; lab prove says what stayed",
+    ),
+)
 P = ParamSpec("P")
 log = logging.getLogger(__name__)
 BADGES: dict[str, tuple[str, Any]] = {
@@ -32,7 +46,12 @@ BADGES: dict[str, tuple[str, Any]] = {
     "unreadable": ("! unreadable", "red"),
 }
 LIVE_STATES = ("training", "held")
+MOST_LATCHES = 4  # in the header; owners are few, but a copied run may bring any number
 LIVE, IDLE = "3s", "20s"  # a tab that refreshes every second costs a tenth of a core
+# Streamlit leaves a tenth of the screen empty above a page, and wide lines of text on a wide screen
+STYLE = """<style>.stMainBlockContainer { padding-top: 4.5rem; max-width: 100rem; margin: 0 auto; }
+.st-key-latches [data-testid=stText] { border-left: 4px solid #D55E00; padding-left: .6rem; }
+[data-testid=stPageLink-NavLink] p { text-decoration: underline; text-underline-offset: .2em; }</style>"""
 
 
 @dataclass(frozen=True)
@@ -68,15 +87,14 @@ def show() -> Top:
     root = default_root()
     names = queries.run_names(root)
     if not names:
-        _watch(None, names)
+        _watch(None, _Known.of(None, names))
         return Top(None)
     wanted = st.query_params.get("run")
     if st.session_state.get("run") not in names:
         st.session_state["run"] = wanted if wanted in names else names[0]
     else:
         st.session_state["run"] = st.session_state["run"]  # set by code each time: so the URL always names the run
-    # Streamlit leaves a tenth of the screen empty above a page
-    st.html("<style>.stMainBlockContainer { padding-top: 4.5rem; }</style>")
+    st.html(STYLE)
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         # no default among the options: a link without a run would show another one as soon as a newer run is made
         st.selectbox(
@@ -85,7 +103,17 @@ def show() -> Top:
         # A part of its own: a live part that draws into a place outside itself can leave the browser with an empty
         # page ("Cannot set a node at a delta path", streamlit/streamlit#16281 and its kin).
         opened = open_cached(root / (st.session_state["run"] or names[0]))
-        _watch(opened, names)
+        known = _Known.of(opened, names)
+        _watch(opened, known)
+        if opened.run is not None and known.state != "unreadable":
+            if asking.can_be_asked(opened):
+                asking.buttons(opened, known.latches, known.state in LIVE_STATES)
+            else:
+                st.badge(
+                    "read-only", color="gray", help="Nothing can be asked of this copy, and nothing written into it."
+                )
+    _say_held(known.latches)
+    asking.say_trouble(opened)
     if wanted and wanted not in names:
         st.warning("The link names a run that is not here; another one is shown.")
         st.text(f"asked for: {wanted}")
@@ -114,13 +142,10 @@ def state_of(opened: Opened) -> str:
 
 def empty_state() -> None:
     st.subheader("No run here yet")
-    st.write("The app reads run folders; it trains nothing itself. In a terminal:")
-    st.code(
-        "lab demo                      # trains a small model on bundled text, a few minutes on a CPU\n"
-        "lab train --preset laptop     # a longer run with probes attached\n"
-        "lab app                       # this app, for the runs in ./runs",
-        language="bash",
-    )
+    st.write("The app reads run folders; it trains nothing itself. Three commands, in a terminal:")
+    for what, command in COMMANDS:
+        st.markdown(f"**{what}**")
+        st.code(command, language="bash")
     st.text(f"Looked in {default_root().resolve()}. LAB_RUNS, or lab app --runs, names another folder.")
     mention_foreign()
 
@@ -173,35 +198,65 @@ def _is_live(opened: Opened | None) -> bool:
     return opened is None or opened.records is None or state_of(opened) in LIVE_STATES
 
 
-def _watch(opened: Opened | None, names: list[str]) -> None:
-    """The run's status, kept fresh; and the whole page anew when its rhythm or the list of runs is another."""
-    live = _is_live(opened)
+@dataclass(frozen=True)
+class _Known:
+    """What the header was drawn with; when it is otherwise, the whole page is drawn anew."""
+
+    live: bool
+    state: str
+    latches: tuple[Latch, ...]
+    owners: tuple[str, ...]
+    names: frozenset[str]
+
+    @classmethod
+    def of(cls, opened: Opened | None, names: list[str]) -> "_Known":
+        state = state_of(opened) if opened is not None else "none"
+        live = opened is None or opened.records is None or state in LIVE_STATES
+        latches: tuple[Latch, ...] = ()
+        if opened is not None and opened.records is not None:
+            with contextlib.suppress(*queries.UNREADABLE):
+                latches = tuple(opened.records.latches())
+        return cls(live, state, latches, tuple(latch.owner for latch in latches), frozenset(names))
+
+    def same(self, other: "_Known") -> bool:
+        return (self.state, self.owners, self.names) == (other.state, other.owners, other.names)
+
+
+def _watch(opened: Opened | None, known: _Known) -> None:
+    """The run's status, kept fresh; and the whole page anew when its state, latches or the list of runs are others."""
 
     def part() -> None:
+        now = _Known.of(opened, queries.run_names(default_root()))
         if opened is not None:
-            _status(opened)
-        if _is_live(opened) != live or set(queries.run_names(default_root())) != set(names):
+            _status(opened, now.state)
+        if not now.same(known):
             st.rerun(scope="app")
 
-    st.fragment(part, run_every=LIVE if live else IDLE)()
+    st.fragment(part, run_every=LIVE if known.live else IDLE)()
 
 
-def _status(opened: Opened) -> None:
-    """State chip, last write and held latches."""
-    state = state_of(opened)
+def _status(opened: Opened, state: str) -> None:
+    """State chip and last write."""
     words, colour = BADGES.get(state, (state, "gray"))
-    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+    with st.container(horizontal=True, vertical_alignment="center", gap="small", width="content"):
         st.badge(words, color=colour)
         if opened.records is None or state == "unreadable":
             return
         try:
-            at, latches = opened.records.last_write_at(), opened.records.latches()
+            at = opened.records.last_write_at()
         except queries.UNREADABLE:
             st.text("its records cannot be read just now")
             return
         st.text("nothing written yet" if at is None else f"last write {ago(time.time() - at)} ago")
-        for latch in latches:
-            st.text(f"held by {short(visible(latch.owner), 32)}: {short(visible(latch.reason), 160)}")
+
+
+def _say_held(latches: tuple[Latch, ...]) -> None:
+    if latches:
+        with st.container(key="latches", gap="xsmall"):
+            for latch in latches[:MOST_LATCHES]:
+                st.text(f"held by {short(visible(latch.owner), 32)}: {short(visible(latch.reason), 160)}")
+            if len(latches) > MOST_LATCHES:
+                st.text(f"and {len(latches) - MOST_LATCHES:,} more; Understanding has them all")
 
 
 def clock(at: Any) -> datetime | None:

@@ -4,25 +4,26 @@ A run may be training, dead, copied from elsewhere or half a ruin; asking never 
 """
 
 import contextlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.curves import Point
 from app.figures import Cell, is_lexical
-from lab.database import reading_engine
+from app.journal_rows import ClaimRow as ClaimRow
+from app.journal_rows import EntryRow as EntryRow
+from app.journal_rows import changed_at as changed_at
+from app.journal_rows import journal as journal
+from app.journal_rows import journal_mark as journal_mark
 from lab.errors import LabError
-from lab.records import Claim, Entry, Records, Verdict
+from lab.records import Records
 from lab.run import Run
 
 SIGNS_OF_A_RUN = ("config.toml", "run.db", "manifest.json")
 MOST_POINTS = 2000  # per curve: four lines of 50,000 points took 18 s to show, of 2,000 a moment
-LARGEST_VERDICT = 4_000_000  # bytes; a real one has some 50 kB
 UNREADABLE = (LabError, SQLAlchemyError, OSError, ValueError, KeyError, TypeError)
 
 
@@ -51,32 +52,6 @@ class Summary:
     tokens_per_second: float | None = None
     last_write: float | None = None
     problem: str | None = None
-
-
-@dataclass(frozen=True)
-class ClaimRow:
-    """A claim of an entry: its stored reading, and its verdicts, the newest first, as (step, name, data)."""
-
-    id: str
-    data: dict[str, Any]
-    verdicts: tuple[tuple[int, str, dict[str, Any]], ...] = ()
-
-    @property
-    def verdict(self) -> str | None:
-        return self.verdicts[0][1] if self.verdicts else None
-
-
-@dataclass(frozen=True)
-class EntryRow:
-    """A journal entry with its claims in the order of the text."""
-
-    id: int
-    step: int
-    author: str
-    kind: str
-    text: str
-    created_at: float
-    claims: tuple[ClaimRow, ...] = ()
 
 
 def run_names(root: Path) -> list[str]:
@@ -184,66 +159,6 @@ def lexical_tasks(records: Records, tasks: Sequence[str]) -> set[str]:
     """Tasks whose raw profile layer 0 already has, the raw profile itself included."""
     found = {t.removesuffix(".raw") for t in tasks if t.endswith(".raw") and is_lexical(cells(records, t))}
     return {task for task in tasks if task.removesuffix(".raw") in found}
-
-
-def changed_at(folder: Path) -> int:
-    """When a file was last put into a folder or replaced in it, in nanoseconds; 0 when there is no such folder."""
-    try:
-        return folder.stat().st_mtime_ns
-    except OSError:
-        return 0
-
-
-def journal_mark(records: Records, evidence: Path) -> tuple[int, int, int, int]:
-    """Changes whenever an entry, a claim or a verdict is added; a few milliseconds."""
-    engine = reading_engine(records.path)
-    try:
-        with engine.connect() as connection:
-            entries, verdicts = (connection.scalar(select(func.max(table.id))) or 0 for table in (Entry, Verdict))
-            claims = connection.scalar(select(func.count()).select_from(Claim)) or 0
-            return entries, claims, verdicts, changed_at(evidence)
-    finally:
-        engine.dispose()
-
-
-def journal(records: Records, evidence: Path) -> list[EntryRow]:
-    """Every entry, the newest first, with claims and verdicts.
-
-    While a run trains, `lab verify` cannot record and leaves only files in `evidence`; the newer of both is shown.
-    """
-    verdicts: dict[str, list[tuple[int, str, dict[str, Any]]]] = {}
-    for verdict in records.rows(Verdict):
-        verdicts.setdefault(verdict.claim, []).insert(0, (verdict.step, verdict.verdict, verdict.data))
-    rows = records.rows(Claim)
-    for found in _verdict_files(evidence, {claim.id for claim in rows}):
-        of_claim = verdicts.setdefault(found["claim"]["id"], [])
-        if not of_claim or (of_claim[0][2] != found and found["step"] > of_claim[0][0]):
-            of_claim.insert(0, (found["step"], found["verdict"], found))
-    claims: dict[int, list[ClaimRow]] = {}
-    for claim in rows:
-        claims.setdefault(claim.entry, []).append(ClaimRow(claim.id, claim.data, tuple(verdicts.get(claim.id, ()))))
-    return [
-        EntryRow(e.id, e.step, e.author, e.kind, e.text, e.created_at, tuple(_in_order(claims.get(e.id, []))))
-        for e in reversed(records.rows(Entry))
-    ]
-
-
-def _verdict_files(evidence: Path, claims: set[str]) -> list[dict[str, Any]]:
-    """What the verdict files of known claims hold; one that cannot be read counts as none."""
-    found = []
-    with contextlib.suppress(OSError):
-        for file in sorted(evidence.glob("verdict-*.json")):
-            claim = file.stem.removeprefix("verdict-")
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                if claim in claims and file.is_file() and file.stat().st_size <= LARGEST_VERDICT:
-                    data = json.loads(file.read_text(encoding="utf8"))
-                    if (data["claim"]["id"], type(data["step"]), type(data["verdict"])) == (claim, int, str):
-                        found.append(data)
-    return found
-
-
-def _in_order(claims: list[ClaimRow]) -> list[ClaimRow]:
-    return sorted(claims, key=lambda claim: (claim.data["start"], claim.data["end"], claim.id))
 
 
 def _looks_like_a_run(folder: Path) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from lab.checkpoint_format import name_of
 from lab.concepts import names, read_card
 from lab.errors import LabError
 from lab.records import Records, Regime
@@ -37,6 +38,45 @@ class Bits:
     value: float
     se: float
     n: int
+
+
+@dataclass(frozen=True)
+class Gains:
+    """What one checkpoint gave for one tracked name, sentence by sentence.
+
+    Attributes:
+        protocol: sha256 of what the numbers depend on besides the weights: probe set, folds, seed.
+        subspace: sha256 of a concept; None for a label.
+        gain: [layer, sentence] bits saved; words: [sentence] labelled words.
+        unit: [sentence] the number of what is independent: its document, or itself where documents are few.
+    """
+
+    protocol: str
+    subspace: str | None
+    layers: tuple[int, ...]
+    gain: np.ndarray[Any, Any]
+    words: np.ndarray[Any, Any]
+    unit: np.ndarray[Any, Any]
+
+
+def gains(run: Run, records: Records, step: int, name: str) -> Gains | None:
+    """Of the statistics file of a step; None where there is none of this history, or it does not have that name."""
+    unit, path = _units(run), run.statistics / f"{name_of(step)}.safetensors"
+    try:
+        with safe_open(path, framework="np") as file:
+            about = json.loads((file.metadata() or {})["about"])
+            card = about["cards"][name]
+            if unit is None or int(about["step"]) != step or not _history(records)(int(about["segment"]), step):
+                return None
+            if name.startswith(CONCEPT) and card.get("concept") != _present(run).get(name):
+                return None  # removed, or found anew, since
+            gain, words = file.get_tensor(f"{name}/gain"), file.get_tensor(f"{name}/words")
+            layers = tuple(int(layer) for layer in card["layers"])
+            if gain.shape != (len(layers), len(unit)) or words.shape != unit.shape:
+                return None
+            return Gains(str(about["protocol"]), card.get("concept"), layers, gain, words, unit)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError, IndexError):
+        return None
 
 
 def followed(run: Run, records: Records) -> Json:
@@ -109,14 +149,14 @@ def _of_files(run: Run, records: Records, protocol: str | None) -> tuple[dict[Tr
                     if name.startswith(CONCEPT) and card.get("concept") != present.get(name):
                         continue  # removed, or found anew, since
                     gain, words = file.get_tensor(f"{name}/gain"), file.get_tensor(f"{name}/words")
-                    for layer, bits in zip(card["layers"], _bits(gain, words, unit), strict=True):
-                        found.setdefault((name, int(layer)), {})[step] = bits
+                    for layer, one in zip(card["layers"], bits(gain, words, unit), strict=True):
+                        found.setdefault((name, int(layer)), {})[step] = one
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError, IndexError):
             continue
     return found, reasons
 
 
-def _bits(gain: np.ndarray[Any, Any], words: np.ndarray[Any, Any], unit: np.ndarray[Any, Any]) -> list[Bits]:
+def bits(gain: np.ndarray[Any, Any], words: np.ndarray[Any, Any], unit: np.ndarray[Any, Any]) -> list[Bits]:
     """Per layer: the ratio and its closed-form standard error (Cochran 1977, ch. 6), as `snapshot.standard_error`."""
     units = int(unit.max()) + 1
     size = np.bincount(unit, weights=words, minlength=units)

@@ -132,7 +132,11 @@ def profiles(evidence: Json, n_layers: int) -> go.Figure | None:
         unit = unit or str(side["curve"]["unit"])
         _profile(figure, side, letter)
         if side["depth"]:
-            _depth(figure, side["depth"], letter, n_layers)
+            other = evidence["b" if letter == "a" else "a"]
+            beyond = (
+                other is not None and other["depth"] is not None and other["depth"]["value"] < side["depth"]["value"]
+            )
+            _depth(figure, side["depth"], letter, n_layers, right=beyond)
     if not unit:
         return None
     figure.update_xaxes(
@@ -233,7 +237,8 @@ def _profile(figure: go.Figure, side: Json, letter: str) -> None:
         )
 
 
-def _depth(figure: go.Figure, depth: Json, letter: str, n_layers: int) -> None:
+def _depth(figure: go.Figure, depth: Json, letter: str, n_layers: int, right: bool) -> None:
+    """The upright of a depth; its letter stands on the side away from the other's, which may be near."""
     colour, _, rgb = SIDES[letter]
     value, lo, hi = (_finite(depth[key]) for key in ("value", "lo", "hi"))
     if value is None or lo is None or hi is None:
@@ -242,7 +247,13 @@ def _depth(figure: go.Figure, depth: Json, letter: str, n_layers: int) -> None:
     figure.add_vline(
         x=value * n_layers,
         line={"color": colour, "width": 1.5, "dash": "dot"},
-        annotation={"text": letter.upper(), "font": {"color": colour, "size": 14}, "yanchor": "top"},
+        annotation={
+            "text": letter.upper(),
+            "font": {"color": colour, "size": 14},
+            "yanchor": "top",
+            "xanchor": "left" if right else "right",
+            "xshift": 2 if right else -2,
+        },
     )
 
 

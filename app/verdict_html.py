@@ -139,21 +139,26 @@ def card_head(at: int, claim: Json, verdict: Json | None) -> str:
 
 def report(verdicts: Sequence[Json], title: str) -> str:
     """Verdicts as one HTML file, figures and Plotly inside; byte for byte the same for the same verdicts."""
-    sections = []
-    for at, verdict in enumerate(verdicts, 1):
-        figures = [verdict_figures.differences(verdict) or verdict_figures.positions(verdict)]
-        body = [
-            card_head(at, verdict["claim"], verdict),
-            badge(verdict["author"], ""),
-            facts_block(card_facts(verdict)),
-        ]
-        body.append(_drawn(figures[0], f"claim-{at}"))
-        for name, evidence in readings(verdict):
-            body.append(facts_block(reading_facts(name, evidence, name == verdict["primary"])))
-            body.append(_drawn(_of_reading(evidence, verdict["n_layers"]), f"claim-{at}-{len(body)}"))
-        body.append(f"<details><summary>How it was measured</summary>{facts_block(method_facts(verdict))}</details>")
-        sections.append("".join(body))
+    sections = [
+        f"{card_head(at, verdict['claim'], verdict)}{badge(verdict['author'], '')}{verdict_block(verdict, f'claim-{at}')}"
+        for at, verdict in enumerate(verdicts, 1)
+    ]
     return document(title, sections)
+
+
+def verdict_block(verdict: Json, name: str) -> str:
+    """Everything a verdict says below the head of its card: facts, figures, each reading, and how it was measured.
+
+    Args:
+        name: of its figures' elements; ours, and another for each verdict of a page.
+    """
+    first = verdict_figures.differences(verdict) or verdict_figures.positions(verdict)
+    body = [facts_block(card_facts(verdict)), _drawn(first, name)]
+    for at, (reading, evidence) in enumerate(readings(verdict), 1):
+        body.append(facts_block(reading_facts(reading, evidence, reading == verdict["primary"])))
+        body.append(_drawn(_of_reading(evidence, verdict["n_layers"]), f"{name}-{at}"))
+    body.append(f"<details><summary>How it was measured</summary>{facts_block(method_facts(verdict))}</details>")
+    return "".join(body)
 
 
 def probe_report(run: str, probed: "Sequence[Profiles]") -> str:
@@ -181,11 +186,12 @@ def probe_report(run: str, probed: "Sequence[Profiles]") -> str:
     return document(f"Layers of {run}", sections)
 
 
-def document(title: str, sections: Sequence[str]) -> str:
+def document(title: str, sections: Sequence[str], style: str = "") -> str:
     """One file that needs no other and no network: style, Plotly and the sections.
 
     Args:
         sections: HTML of escaped words and `figure_block`s; nothing else may come in.
+        style: more rules, ours.
     """
     from plotly.offline import get_plotlyjs
 
@@ -198,7 +204,7 @@ def document(title: str, sections: Sequence[str]) -> str:
     policy = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escaped(title)}</title>'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}"><style>{page}{STYLE}</style>'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}"><style>{page}{STYLE}{style}</style>'
         f"<script>{get_plotlyjs()}</script></head><body><h1>{escaped(title)}</h1>{body}</body></html>\n"
     )
 

@@ -172,7 +172,9 @@ def _judge_entry(
             judged[primary] = series[claim.id]
         final = combine(claim, judged)
         results.append(
-            _result(one, claim, final, there, judged, maker, run, at) | _origins(claim, one, maker, sources, reference)
+            _result(one, claim, final, there, judged, maker, run, at)
+            | {"p": p_values.get(claim.id)}
+            | _origins(claim, one, maker, sources, reference)
         )
     return results
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import streamlit as st
 
-from app import bench_figures, bench_report, header, queries
+from app import bench_figures, bench_report, bench_trend, header, queries
 from app.bench_text import points, rate, table_lines
 from app.header import Top
 from app.verdict_html import STYLE, escaped, facts_block
@@ -127,11 +127,20 @@ def _reasons(here: list[bench_report.Json], chosen: bench_report.Json) -> None:
     with right:
         head = bench_figures.headline_over_steps(here, scorer)
         if head is None:
-            st.text("Reasons at one more step would show whether they improve: lab bench RUN --with-reasons --step …")
+            st.text("Reasons at one step only.")
         else:
             st.plotly_chart(head, key="headline", config=PLAIN, alt="Good reasons of wrong answers over steps.")
+        moved = bench_trend.trend(here, scorer)
+        st.text(
+            bench_trend.in_words(moved)
+            if moved
+            else f"With reasons at {bench_trend.LEAST_STEPS} steps, a sentence here says whether they improved while scores "
+            "stood still: lab bench RUN --with-reasons --every-checkpoint"
+        )
     st.code("\n".join(table_lines(table, found["reference"])), language=None)
-    st.caption("Rating a blind sample by hand: `lab review RUN --rater NAME`, or `--out FILE` for a sheet.")
+    st.caption(
+        "Rating a blind sample by hand: the page Review, or `lab review RUN --rater NAME`, `--out FILE` for a sheet."
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------- items

@@ -1,7 +1,7 @@
 """Concepts: what a subspace holds, how it came and went over training, what was frozen of it, and how to freeze it.
 
-Reads cards, records, statistics and proofs; changes nothing. Run, concept, branch and mode are in the URL, so a view is a
-link. Words out of a run are shown as text.
+Reads cards, records, statistics and proofs; changes nothing. Run, concept, branch and mode, and the other side of a
+comparison, are in the URL, so a view is a link. Words out of a run are shown as text.
 """
 
 import shlex
@@ -25,7 +25,7 @@ from app.queries import Opened
 from app.shimmer_rows import CONCEPT, Json
 from app.verdict_html import STYLE, facts_block
 from app.verdict_text import number, short, visible
-from app.views import freezes
+from app.views import concepts_beside, freezes
 from app.views.linked import pick
 from lab.concepts import names
 from lab.records import Records
@@ -58,7 +58,8 @@ def page(top: Top) -> None:
         card = None
     if card is not None:
         _card(card)
-    _shimmer(opened, records, seen, name, None if card is None else card.layer)
+    _shimmer(opened, _tracks(opened), name, None if card is None else card.layer)
+    concepts_beside.section(opened, records, name, card, _tracks)
     freezes.section(opened, records, name, card)
 
 
@@ -156,10 +157,8 @@ def _tokens(card: Card) -> None:
 # -------------------------------------------------------------------------------------------------------------- shimmer
 
 
-def _shimmer(opened: Opened, records: Records, seen: Seen, name: str, layer: int | None) -> None:
-    assert opened.run is not None
+def _shimmer(opened: Opened, found: Json, name: str, layer: int | None) -> None:
     st.subheader("Shimmer")
-    found = _followed((*queries.identity(opened.path), *seen[1]), opened.run, records)
     own = CONCEPT + name
     rows = [track for track in found["tracks"] if track["name"].startswith(CONCEPT)]
     rows.sort(key=lambda track: track["name"] != own)
@@ -218,6 +217,13 @@ def _watch(opened: Opened, records: Records, seen: Seen) -> None:
     """A new concept, reading, branch or proof comes in by itself."""
     if _seen(opened, records) != seen:
         st.rerun(scope="app")
+
+
+def _tracks(opened: Opened) -> Json:
+    """Everything that is followed in a run; made anew when a card, a statistics file or a reading is."""
+    assert opened.run is not None and opened.records is not None
+    mark = concepts.mark(opened.path.parent, opened, opened.records)
+    return _followed((*queries.identity(opened.path), *mark), opened.run, opened.records)
 
 
 @st.cache_data(max_entries=8, show_spinner=False)

@@ -159,7 +159,9 @@ def _self_play(talk: Talk, data: Json, reference: tuple[int, dict[str, Rate]] | 
             return
         pages, at = -(-len(said) // TURNS_PER_PAGE), 1
         if pages > 1:
-            at = st.pagination(pages, key=f"turns {talk.id}")
+            if st.session_state.setdefault("turns of", talk.id) != talk.id or st.session_state.get("turns", 1) > pages:
+                st.session_state["turns of"], st.session_state["turns"] = talk.id, 1
+            at = st.pagination(pages, key="turns", bind="query-params")
         st.html("".join(map(transcript_html.turn_block, said[(at - 1) * TURNS_PER_PAGE : at * TURNS_PER_PAGE])))
     with right:
         st.subheader("What was found in it")

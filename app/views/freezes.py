@@ -1,6 +1,6 @@
 """Freezes of a concept as a section of a page: what is held now, branches with their proofs, and the command to freeze.
 
-Only says how: freezing is asked for in a terminal. Words out of a run or a proof are shown as text.
+Freezing is asked for in `freeze_dialog`, or in a terminal. Words out of a run or a proof are shown as text.
 """
 
 import logging
@@ -13,23 +13,18 @@ import streamlit as st
 from app import concept_figures, concept_html, concepts, header, proof_figures, proof_text, queries
 from app.concept_card import DAMAGED, Card
 from app.concepts import Branch, Json, Proof
+from app.freeze_plan import STEPS, TWINS
 from app.queries import Opened
 from app.verdict_html import facts_block
 from app.verdict_text import number, short, visible
+from app.views import freeze_dialog
+from app.views.freeze_dialog import MODES
 from app.views.linked import pick
 from lab.records import Records
 from probes.concepts.rules import HOLDS, LEAK_ACCURACY
 
 log = logging.getLogger(__name__)
-MODES = {
-    "anchor": "anchor: pulled to a target, approximate",
-    "pin": "pin: exact, by a frozen copy of the layers below",
-    "write": "write: what the weights write, not the value",
-    "write+anchor": "write+anchor: both",
-    "lower": "lower: every parameter up to its layer",
-}
 LEAKS = f"LEAK is surely more than {LEAK_ACCURACY:g} above the unfrozen twin."
-STEPS = 500  # of a branch, unless --steps says otherwise
 PLAIN = {"displayModeBar": False}
 
 
@@ -52,7 +47,7 @@ def section(opened: Opened, records: Records, concept: str, card: Card | None) -
     _held(opened, records, held, concept)
     _entries(opened, concept, card)
     if card is not None:
-        _command(opened, concept, [item["concept"] for item in held if item["status"] != "released"])
+        _ask(opened, records, concept, card, [item["concept"] for item in held if item["status"] != "released"])
 
 
 def _origin(opened: Opened) -> None:
@@ -99,6 +94,8 @@ def _held(opened: Opened, records: Records, held: list[Json], concept: str) -> N
     quoted = shlex.quote(opened.name)
     if any(item["concept"] == concept and item["status"] == "holding" for item in held):
         st.code(f"lab release {quoted} {concept}\nlab prove {quoted} --concept {concept}", language="bash")
+        if header.state_of(opened) in header.LIVE_STATES:
+            freeze_dialog.release_button(opened, concept)
 
 
 def _entries(opened: Opened, concept: str, card: Card | None) -> None:
@@ -194,7 +191,7 @@ def _figures(proof: Json) -> None:
             st.caption(words)
 
 
-def _command(opened: Opened, concept: str, held: list[str]) -> None:
+def _ask(opened: Opened, records: Records, concept: str, card: Card, held: list[str]) -> None:
     st.markdown("**Freeze it**")
     mode = pick("Mode", list(MODES), "mode", lambda one: MODES[one])
     st.text(HOLDS[mode])
@@ -203,14 +200,16 @@ def _command(opened: Opened, concept: str, held: list[str]) -> None:
         st.text(
             "It is held in this run already: release it first, or branch from a checkpoint before the freeze (--step)."
         )
+    freeze_dialog.button(opened, records, concept, card, mode)
+    freeze_dialog.jobs(opened, concept)
     lines = [
-        f"lab freeze {run} {concept} --mode {mode} --steps {STEPS} --twins unfrozen,random,lower",
+        f"lab freeze {run} {concept} --mode {mode} --steps {STEPS} --twins {','.join(TWINS)}",
         f"lab freeze {run} {concept} --mode {mode} --when stable   # only if shimmer says STABLE of its newest checkpoints",
     ]
     if header.state_of(opened) in header.LIVE_STATES:
         lines.append(f"lab freeze {run} {concept} --mode {mode} --live   # in this run, while it trains")
-    st.code("\n".join(lines), language="bash", wrap_lines=True)
     st.caption(
         "Trains a branch that holds the concept and its twins on the same batches, then proves what stayed. This run is "
-        "read and not changed."
+        "read and not changed. The same in a terminal:"
     )
+    st.code("\n".join(lines), language="bash", wrap_lines=True)

@@ -1,26 +1,19 @@
-"""What holds training, and asking for it to stand still or go on: the only part of these pages that changes anything.
-
-A button sends a command as `lab pause` does: one typed file in the run's inbox. Whoever holds the run's lock obeys it at the
-next step boundary; where nobody trains, waiting for the answer sees to it. Nothing that a model wrote gets here.
-"""
+"""What holds training, owner by owner, and lifting it with a reason. `asking` sends the commands."""
 
 import re
 import shlex
 import time
-from typing import Any
 
 import streamlit as st
 
 from app import behaviour, header, transcript_html
+from app.asking import USER, ask, can_be_asked, say_answer
 from app.queries import Opened
 from app.verdict_html import escaped, facts_block
 from app.verdict_text import number, short, visible
-from lab.errors import LabError
 from lab.records import Latch, Records
-from train import control
 from train.commands import SELF_LIFTING
 
-WAIT = 10.0  # seconds for an answer; a visit of an attachment may take longer than a step
 OWNER = re.compile(r"[a-z][a-z0-9_-]{0,31}")  # what `unpause` takes; anything else is not put into a label
 
 
@@ -32,11 +25,14 @@ def latches(opened: Opened, records: Records) -> None:
     for latch in held:
         with st.container(border=True):
             _latch(opened, latch)
-    if all(latch.owner != "user" for latch in held):
+    if not can_be_asked(opened):
+        st.caption("This copy of the run is read-only: nothing can be asked of it here.")
+        return
+    if all(latch.owner != USER for latch in held):
         with st.form("pause", border=False), st.container(horizontal=True, vertical_alignment="bottom"):
             reason = st.text_input("Why training should stand still", max_chars=500, placeholder="to look at something")
-            if st.form_submit_button("Pause"):
-                _ask(opened, "pause", {"owner": "user", "reason": reason})
+            if st.form_submit_button("Pause for this reason"):
+                ask(opened, "pause", {"owner": USER, "reason": reason})
     if header.state_of(opened) not in header.LIVE_STATES:
         st.caption("No trainer runs. A latch can be set and lifted all the same; it holds the next `lab resume`.")
 
@@ -55,6 +51,8 @@ def _latch(opened: Opened, latch: Latch) -> None:
     if not OWNER.fullmatch(latch.owner):
         st.caption("No command lifts it: its owner has no name of ours.")
         return
+    if not can_be_asked(opened):
+        return
     needed = latch.severity == "critical"
     with st.form(f"unpause {latch.owner}", border=False), st.container(horizontal=True, vertical_alignment="bottom"):
         label = "Why it may go on" + (" (a critical latch needs a reason)" if needed else "")
@@ -63,33 +61,13 @@ def _latch(opened: Opened, latch: Latch) -> None:
             if needed and not reason.strip():
                 st.error("Not sent: this latch is critical. Say why training may go on.")
             else:
-                _ask(opened, "unpause", {"owner": latch.owner, "reason": reason})
-
-
-def _ask(opened: Opened, verb: str, arguments: dict[str, Any]) -> None:
-    """Send a command, wait for its acknowledgement, and let the page show it."""
-    assert opened.run is not None
-    try:
-        with st.spinner("Waiting for the run's answer"):
-            answer = control.wait(opened.run, control.send(opened.run, verb, arguments), WAIT)
-        said = ("refused" if answer.refused else "done" if answer.changed else "unchanged", answer.result)
-    except control.NotAcknowledged as error:
-        said = ("waiting", str(error))
-    except (LabError, OSError) as error:
-        said = ("refused", str(error))
-    st.session_state["answer"] = (str(opened.path), verb, *said)
-    st.rerun(scope="app")
+                ask(opened, "unpause", {"owner": latch.owner, "reason": reason})
 
 
 def asked(opened: Opened, records: Records) -> None:
     """What became of the last command of this tab, and of the newest ones of anybody."""
     st.subheader("Commands")
-    answer = st.session_state.get("answer")
-    if answer and answer[0] == str(opened.path):
-        _, verb, outcome, words = answer
-        say = {"done": st.success, "unchanged": st.info, "waiting": st.warning}.get(outcome, st.error)
-        say(f"{verb}: {'not answered yet' if outcome == 'waiting' else outcome}")
-        st.text(visible(words).removeprefix(control.REFUSED))
+    say_answer(opened)
     rows = behaviour.commands(records)
     if not rows:
         st.text("None was ever sent to this run.")

@@ -1,29 +1,46 @@
-"""Home: the chosen run at a glance, every run in one table, what happened last, and the timeline by steps."""
+"""Home: the chosen run at a glance, the newest verdicts and findings, the timeline by steps, and every run in one table."""
 
+import shlex
 from typing import Any
 
 import streamlit as st
 
-from app import header, queries
+from app import behaviour, header, queries, verdict_html
+from app.behaviour import Seen
 from app.header import Top
+from app.journal_rows import latest_verdicts
 from app.queries import Opened
+from app.verdict_html import escaped
+from app.verdict_text import number, short, visible
 from app.views import past
+from lab.records import Records
 from lab.run import default_root
+from lab.tables import SEVERITIES
 
 SPARK_POINTS = 120
+MOST_VERDICTS, MOST_FINDINGS = 3, 8
+EXAMPLE = "Function words at lower layers, semantic concepts at higher layers."
 
 
 @header.in_words
-def page(top: Top) -> None:
+def page(top: Top, journal: Any, understanding: Any) -> None:
+    """Draw the page; the others are those that a verdict and a finding link to."""
     if top.opened is None:
         top.keep_fresh(header.empty_state)
         return
     opened = top.opened
     top.keep_fresh(lambda: _newest(opened))
+    if opened.records is not None:
+        st.html(f"<style>{verdict_html.STYLE}</style>")
+        left, right = st.columns(2, gap="large")
+        with left:
+            _verdicts(opened, opened.records, journal)
+        with right:
+            _findings(opened, opened.records, understanding)
+        past.section(opened)
     _all_runs()
     if opened.records is not None:
         _what_happened(opened)
-        past.section(opened)
 
 
 @header.in_words
@@ -48,6 +65,49 @@ def _newest(opened: Opened) -> None:
             st.metric(label, value, chart_data=history or None, border=True, height="stretch")
     if summary.step is None:
         st.info("This run has recorded nothing yet. The first numbers come with its first logged step.")
+
+
+def _verdicts(opened: Opened, records: Records, journal: Any) -> None:
+    st.subheader("Latest verdicts")
+    found = latest_verdicts(records, opened.path / "evidence", MOST_VERDICTS)
+    if not found:
+        st.text("No sentence about this model has been tested yet. One of yours:")
+        st.code(f'lab verify {shlex.quote(opened.name)} --quick --text "{EXAMPLE}"', language="bash")
+    for one in found:
+        with st.container(border=True):
+            st.html(
+                f'<div class="bw-head">{verdict_html.chip(one.verdict)}{verdict_html.badge(one.author, "")}'
+                f'<span class="bw-dim">step {number(one.step)}</span></div>'
+                f'<div class="bw-quote" dir="auto">“{escaped(short(one.text, 300))}”</div>'
+                f'<div class="bw-wording">{escaped(short(one.wording, 300))}</div>'
+            )
+            where = {"run": opened.name, "entry": str(one.entry), "claim": one.claim}
+            st.page_link(journal, label=f"Its evidence, beside entry {one.entry}", query_params=where)
+
+
+def _findings(opened: Opened, records: Records, understanding: Any) -> None:
+    st.subheader("Latest findings")
+    found = _newest_findings((*queries.identity(opened.path), *behaviour.mark(records)), records)
+    if not found:
+        st.text("The instruments that ride along have found nothing in this run so far.")
+        return
+    rows = [
+        {
+            "Step": one.step,
+            "Severity": [one.severity],
+            "Rule": visible(one.rule),
+            "What": short(visible(one.text), 200),
+        }
+        for one in found
+    ]
+    columns = {
+        "Step": st.column_config.NumberColumn(format="localized", width="small"),
+        "Severity": st.column_config.MultiselectColumn(
+            options=SEVERITIES, color=["gray", "blue", "orange", "red"], width="small"
+        ),
+    }
+    st.dataframe(rows, hide_index=True, width="stretch", column_config=columns, alt="The newest findings of this run")
+    st.page_link(understanding, label="All findings, and when each rule would pause", query_params={"run": opened.name})
 
 
 def _all_runs() -> None:
@@ -97,12 +157,27 @@ def _what_happened(opened: Opened) -> None:
     events = queries.happenings(opened.records)
     if not events:
         return
-    st.subheader("What happened")
-    table = [{"When": header.clock(e["at"]), "Step": e["step"], "What": e["kind"], "Text": e["text"]} for e in events]
-    st.dataframe(
-        table,
-        hide_index=True,
-        placeholder="–",
-        width="stretch",
-        column_config={"When": st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm:ss")},
-    )
+    with st.expander(f"The newest {len(events)} events, as they were recorded"):
+        table = [
+            {
+                "When": header.clock(e["at"]),
+                "Step": e["step"],
+                "What": e["kind"],
+                "Text": short(visible(e["text"]), 600),
+            }
+            for e in events
+        ]
+        when = st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm:ss")
+        st.dataframe(
+            table,
+            hide_index=True,
+            placeholder="–",
+            width="stretch",
+            column_config={"When": when},
+            alt="Events of this run, the newest first",
+        )
+
+
+@st.cache_data(max_entries=8, show_spinner=False)
+def _newest_findings(mark: tuple[str | int, ...], _records: Records) -> list[Seen]:
+    return behaviour.findings(_records)[:MOST_FINDINGS]

@@ -1,10 +1,9 @@
 """Journal: what was written about the model at left, and at right what its activations say about each claim.
 
-The text is the model's or a person's, never evidence: it is shown inert, with its claims marked and numbered. A card shows
-what was measured. Run, entry, claim and filters are in the URL, so a disputed sentence is a link.
+The text is the model's or a person's, never evidence: it is shown inert, with its claims marked and numbered. The card at
+right is `claim_card`'s. Run, entry, claim, reading and filters are in the URL, so a disputed sentence is a link.
 """
 
-import logging
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,31 +11,23 @@ from typing import Any
 
 import streamlit as st
 
-from app import figures, header, queries, verdict_figures, verdict_html
+from app import header, queries, verdict_html
 from app.header import Top
-from app.queries import ClaimRow, EntryRow
-from app.verdict_text import (
-    ADJUSTED,
-    NO_VERDICT,
-    VERDICTS,
-    Facts,
-    Json,
-    card_facts,
-    margin,
-    method_facts,
-    number,
-    reading_facts,
-    readings,
-    short,
-    visible,
-)
+from app.journal_rows import EntryRow, with_verdicts
+from app.verdict_text import NO_VERDICT, VERDICTS, number, short, visible
+from app.views import claim_card, note
 from lab.records import Records
 
-log = logging.getLogger(__name__)
 EVERYONE, EVERY_STEP = "everyone", "every step"
 PER_PAGE = 8
 EXCERPT = 1500  # characters of an entry that is not the chosen one
-PLAIN = {"displayModeBar": False}
+MOST_BUTTONS = 6  # of one entry
+# from 900 px on there are two columns: the text stays in sight while the evidence at right is read
+STYLE = """
+@media (min-width: 900px) {
+  [data-testid=stColumn]:has(.st-key-chosen_entry) { position: sticky; top: 4rem; align-self: flex-start;
+    max-height: calc(100vh - 5rem); overflow-y: auto; } }
+"""
 
 
 @header.in_words
@@ -47,20 +38,25 @@ def page(top: Top, layers: Any) -> None:
     mark, seen = queries.journal_mark(records, evidence), _activity(records, evidence)
     entries = _journal((*queries.identity(opened.path), *mark), records, evidence)
     top.keep_fresh(lambda: _watch(records, evidence, mark, seen))
+    st.html(f"<style>{verdict_html.STYLE}{STYLE}</style>")
+    note.forget()
     if not entries:
         _nothing_written(opened.name)
+        note.field(opened)
         return
-    st.html(f"<style>{verdict_html.STYLE}</style>")
     shown = _filtered(entries)
     if not shown:
         st.info("No entry is left by these filters.")
         return
-    chosen = _chosen(shown, entries)
+    chosen = with_verdicts(records, evidence, _chosen(shown, entries))
+    claim = claim_card.chosen(chosen)
     left, right = st.columns([5, 7], gap="large")
     with left:
-        _entries(shown, chosen)
+        note.said(opened)
+        _entries(shown, chosen, claim)
+        note.field(opened)
     with right:
-        _cards(opened.name, chosen, layers, records)
+        claim_card.show(opened.name, chosen, claim, layers, records)
 
 
 def _nothing_written(run: str) -> None:
@@ -74,6 +70,7 @@ def _nothing_written(run: str) -> None:
 
 
 def _filtered(entries: Sequence[EntryRow]) -> list[EntryRow]:
+    """Entries that the filters of verdict, step and author leave."""
     verdicts = {claim.verdict or NO_VERDICT for entry in entries for claim in entry.claims}
     authors = [EVERYONE, *sorted({entry.author for entry in entries})]
     steps = [EVERY_STEP, *(str(step) for step in sorted({entry.step for entry in entries}, reverse=True))]
@@ -112,22 +109,39 @@ def _chosen(shown: Sequence[EntryRow], entries: Sequence[EntryRow]) -> EntryRow:
     return next((entry for entry in shown if entry.claims), shown[0])
 
 
-def _entries(shown: Sequence[EntryRow], chosen: EntryRow) -> None:
+def _entries(shown: Sequence[EntryRow], chosen: EntryRow, claim: str | None) -> None:
     pages = -(-len(shown) // PER_PAGE)
     at = 1
     if pages > 1:
-        at = st.pagination(pages, default=shown.index(chosen) // PER_PAGE + 1, key="journal page")
+        st.caption(f"{number(len(shown))} entries, the newest first")
+        ids = [entry.id for entry in shown]
+        at = st.pagination(pages, default=ids.index(chosen.id) // PER_PAGE + 1, key="journal page")
     for entry in shown[(at - 1) * PER_PAGE : at * PER_PAGE]:
         whole = entry.id == chosen.id
         with st.container(border=True, key="chosen_entry" if whole else None):
             st.html(_entry_block(entry, whole))
-            claims = f"{number(len(entry.claims))} claim{'' if len(entry.claims) == 1 else 's'}"
-            if not entry.claims:
-                st.caption("No claim about the layers was found in it.")
-            elif whole:
-                st.caption(f"{claims}, at right")
-            else:
-                st.button(f"Show {claims}", key=f"entry {entry.id}", on_click=_choose, args=(entry.id, None))
+            if untestable := claim_card.none_testable(entry):
+                st.caption(untestable)
+            _evidence_of(entry, claim if whole else None)
+
+
+def _evidence_of(entry: EntryRow, shown: str | None) -> None:
+    """One button for each claim: its evidence is one click away."""
+    if not entry.claims:
+        return
+    with st.container(horizontal=True, gap="small"):
+        for at, claim in enumerate(entry.claims[:MOST_BUTTONS], 1):
+            here = claim.id == shown
+            st.button(
+                f"Evidence{f' {at}' if len(entry.claims) > 1 else ''}",
+                key=f"entry {entry.id} claim {claim.id}",
+                type="primary" if here else "secondary",
+                help="At right" if here else f"What was measured for claim {at}, beside the text",
+                on_click=claim_card.choose,
+                args=(entry.id, claim.id),
+            )
+        if len(entry.claims) > MOST_BUTTONS:
+            st.caption(f"and {number(len(entry.claims) - MOST_BUTTONS)} more, at right once one is shown")
 
 
 def _entry_block(entry: EntryRow, whole: bool) -> str:
@@ -140,128 +154,6 @@ def _entry_block(entry: EntryRow, whole: bool) -> str:
     )
     more = "" if len(text) == len(entry.text) else f"… ({number(len(entry.text) - len(text))} characters more)"
     return head + verdict_html.marked(text, spans) + (f'<div class="bw-dim">{more}</div>' if more else "")
-
-
-def _choose(entry: int, claim: str | None) -> None:
-    st.query_params["entry"] = str(entry)
-    if claim is None:
-        st.query_params.pop("claim", None)
-    else:
-        st.query_params["claim"] = claim
-
-
-def _cards(run: str, entry: EntryRow, layers: Any, records: Records) -> None:
-    if not entry.claims:
-        st.info("This entry says nothing about the model's layers that could be tested.")
-        return
-    wanted = st.query_params.get("claim")
-    known = {claim.id for claim in entry.claims}
-    first = next((claim.id for claim in entry.claims if claim.verdicts), entry.claims[0].id)
-    chosen = wanted if wanted in known else first
-    for at, claim in enumerate(entry.claims, 1):
-        with st.container(border=True):
-            _card(run, entry, at, claim, claim.id == chosen, layers, records)
-
-
-def _card(run: str, entry: EntryRow, at: int, claim: ClaimRow, whole: bool, layers: Any, records: Records) -> None:
-    try:
-        _drawn_card(run, entry, at, claim, whole, layers, records)
-    except (*queries.UNREADABLE, AttributeError):  # a copied run may bring a file of another version, or a forged one
-        log.exception("a verdict could not be shown")
-        st.error("This verdict cannot be shown.")
-        st.text("Its record is damaged or of another version. This makes it again:")
-        st.code(_command(run, entry), language="bash")
-
-
-def _drawn_card(
-    run: str, entry: EntryRow, at: int, claim: ClaimRow, whole: bool, layers: Any, records: Records
-) -> None:
-    verdict: Json | None = claim.verdicts[0][2] if claim.verdicts else None
-    st.html(verdict_html.card_head(at, claim.data, verdict))
-    if not whole:
-        st.button(f"Show claim {at}", key=f"claim {claim.id}", on_click=_choose, args=(entry.id, claim.id))
-        return
-    if verdict is None:
-        st.text("It has not been tested. This tests every claim of the entry:")
-        st.code(_command(run, entry), language="bash")
-        return
-    delta = verdict_figures.differences(verdict)
-    figure = delta or verdict_figures.positions(verdict)
-    if figure is not None:
-        alt = verdict_figures.describe(verdict) if delta else "Depth of A in every reading, and the region claimed."
-        st.plotly_chart(figure, key=f"differences {claim.id}", config=PLAIN, alt=alt)
-        if delta:
-            same = f"grey band, ±{number(margin(verdict))}: the same depth"
-            st.caption(f"Thick: 90 %, thin: 95 % interval; hollow: the same by another route; {same}.")
-    _facts(card_facts(verdict))
-    if verdict["readings"]:
-        _reading(verdict, claim)
-    _links(run, verdict, layers, records)
-    with st.expander("How it was measured"):
-        _facts(method_facts(verdict))
-        older = [f"{visible(name)} at step {number(step)}" for step, name, _ in claim.verdicts[1:]]
-        if older:
-            st.text(f"Tested before: {', '.join(older)}")
-    st.code(_command(run, entry, verdict["step"]), language="bash")
-
-
-def _reading(verdict: Json, claim: ClaimRow) -> None:
-    """One reading at a time: the profiles of A and B, and its numbers."""
-    found = dict(readings(verdict))
-    names = list(found)
-    name = st.segmented_control(
-        "Profiles of A and B",
-        range(len(names)),
-        default=0,
-        required=True,
-        key=f"reading {claim.id}",
-        format_func=lambda at: names[at] if names[at].replace(".", "").isalpha() else f"reading {at + 1}",
-    )
-    chosen = names[name if isinstance(name, int) else 0]
-    evidence = found[chosen]
-    series = verdict_figures.over_checkpoints(evidence)
-    if series is not None:
-        st.plotly_chart(series, key=f"series {claim.id}", config=PLAIN, alt="Bits of A and of B over the checkpoints.")
-    figure = None if series is not None else verdict_figures.profiles(evidence, verdict["n_layers"])
-    if figure is not None:
-        st.plotly_chart(
-            figure,
-            key=f"profiles {claim.id} {chosen}",
-            config=PLAIN,
-            alt=f"Profiles of A and B over the layers, reading {visible(chosen)}.",
-        )
-        twin = " Dashes: a never-trained twin." if any(_twin(evidence, side) for side in ("a", "b")) else ""
-        adjusted = f" {ADJUSTED}" if evidence["reading"] == "decide" else ""
-        st.caption(f"Bands: 95 %. Dotted uprights: the depth of A and of B, shaded 95 %.{twin}{adjusted}")
-    _facts(reading_facts(chosen, evidence, chosen == verdict["primary"]))
-
-
-def _twin(evidence: Json, letter: str) -> bool:
-    side = evidence[letter]
-    return bool(side and side["curve"] and side["curve"]["baseline"] is not None)
-
-
-def _links(run: str, verdict: Json, layers: Any, records: Records) -> None:
-    """To Layers, for every label of the readings that has a stored profile."""
-    sides = [e[letter] for _, e in readings(verdict) for letter in ("a", "b") if e[letter] is not None]
-    tasks = set(records.tasks()) & {str(side["label"]).partition(":")[0] for side in sides}  # "class.next: function"
-    if not tasks:
-        return
-    with st.container(horizontal=True, gap="medium"):
-        for task in figures.task_order(sorted(tasks)):
-            if task in figures.TASKS:  # a label is Markdown to Streamlit: only names of ours
-                target = {"run": run, "task": task, "step": str(verdict["step"])}
-                st.page_link(layers, label=f"Layers: {task} at step {number(verdict['step'])}", query_params=target)
-
-
-def _facts(facts: Facts) -> None:
-    st.html(verdict_html.facts_block(facts))
-
-
-def _command(run: str, entry: EntryRow, step: int | None = None) -> str:
-    """What makes the verdicts of an entry, or makes them again."""
-    at = "" if step is None else f" --step {int(step)}"
-    return f"lab verify {shlex.quote(run)} --entry {entry.id}{at}"
 
 
 @header.in_words
@@ -277,4 +169,4 @@ def _activity(records: Records, evidence: Path) -> tuple[float | None, int]:
 
 @st.cache_data(max_entries=8, show_spinner=False)
 def _journal(mark: tuple[str | int, ...], _records: Records, _evidence: Path) -> list[EntryRow]:
-    return queries.journal(_records, _evidence)
+    return queries.journal(_records, _evidence, data=False)

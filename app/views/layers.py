@@ -1,8 +1,9 @@
 """Layers: what is linearly readable where and when; click a cell for its curve over layers and over steps.
 
-Run, task, step and layer are in the URL, so a view is a link.
+Run, task, step and layer are in the URL, so a view is a link; so are the second run and step of a comparison.
 """
 
+from functools import partial
 from typing import Any
 
 import streamlit as st
@@ -10,9 +11,12 @@ import streamlit as st
 from app import figures, header, queries
 from app.figures import Cell
 from app.header import Top
+from app.queries import Opened
+from app.views import layers_beside, second
+from app.views.layers_beside import Shown
+from app.views.second import NEWEST, keep
 from lab.records import Records
 
-NEWEST = "newest"
 Version = tuple[str, int, int, int, float | None]  # identity of the run, steps with readings, last write
 
 
@@ -27,7 +31,7 @@ def page(top: Top) -> None:
         return
     version = (*queries.identity(opened.path), len(steps), records.last_write_at())  # what is written changes no more
     lexical = _lexical(version, tuple(tasks), records)
-    _keep("task", tasks, tasks[0])
+    keep("task", tasks, tasks[0])
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         task = st.selectbox("Task", tasks, key="task", bind="query-params", width=420)  # as in tables and commands
         st.text(figures.task_title(task))
@@ -37,14 +41,15 @@ def page(top: Top) -> None:
                 color="orange",
                 help="Layer 0 already has it: it says something about the words, not the layers.",
             )
+        other = second.run(opened)
     cells = _cells(version, task, records)
     if not cells:
         st.info("No readings of this task yet.")
         return
     notches = [str(step) for step in figures.steps_of(cells)]
     layers = [str(layer) for layer in figures.layers_of(cells)]
-    _keep("step", [*notches, NEWEST], NEWEST)
-    _keep("layer", layers, layers[-1])
+    keep("step", [*notches, NEWEST], NEWEST)
+    keep("layer", layers, layers[-1])
     left, right = st.columns([3, 1])
     with left:
         notch = st.select_slider("Step", [*notches, NEWEST], NEWEST, key="step", bind="query-params")
@@ -56,7 +61,23 @@ def page(top: Top) -> None:
         )
     step = int(notches[-1] if notch == NEWEST else notch)
     top.keep_fresh(lambda: _watch(records, len(steps), follow=notch == NEWEST))
-    _draw(task, task in lexical, cells, step, int(layer))
+    if other is None:
+        _draw(task, task in lexical, cells, step, layer)
+        return
+    beside = _other_side(other, task)
+    if beside is not None:
+        layers_beside.draw(task, task in lexical, Shown("A", opened, records, cells, step), beside, layer, clicked)
+
+
+def _other_side(other: Opened, task: str) -> Shown | None:
+    """Side B: the same task in the chosen run, at the step of a slider of its own."""
+    assert other.records is not None
+    written = (*queries.identity(other.path), len(other.records.reading_steps()), other.records.last_write_at())
+    cells = _cells(written, task, other.records)
+    if not cells:
+        st.info("The run beside it has no readings of this task, so there is nothing to compare.")
+        return None
+    return Shown("B", other, other.records, cells, second.step("Step of B", figures.steps_of(cells)))
 
 
 def _draw(task: str, lexical: bool, cells: list[Cell], step: int, layer: int) -> None:
@@ -64,7 +85,7 @@ def _draw(task: str, lexical: bool, cells: list[Cell], step: int, layer: int) ->
     st.plotly_chart(
         figures.heat_map(cells, step, layer),
         key="map",
-        on_select=_clicked,
+        on_select=partial(clicked, "map", "step"),
         selection_mode="points",
         config={"displayModeBar": False},
         alt=f"Heat map, layer by step. {alt}",
@@ -111,18 +132,17 @@ def chosen_cell(points: list[Any]) -> tuple[int, int] | None:
     return (int(points[0]["customdata"][0]), int(points[0]["customdata"][1])) if points else None
 
 
-def _clicked() -> None:
-    """The clicked cell becomes the view. A second click on the same cell arrives as an empty selection."""
-    cell = chosen_cell(st.session_state["map"]["selection"]["points"]) or st.session_state.get("last cell")
+def clicked(map_: str, step: str) -> None:
+    """The cell clicked in a map becomes the view. A second click on the same cell arrives as an empty selection.
+
+    Args:
+        map_: key of the chart; step: key of the slider that says which step it shows.
+    """
+    last = f"last cell of {map_}"
+    cell = chosen_cell(st.session_state[map_]["selection"]["points"]) or st.session_state.get(last)
     if cell:
-        st.session_state["last cell"] = cell
-        st.session_state["step"], st.session_state["layer"] = str(cell[0]), str(cell[1])
-
-
-def _keep(key: str, options: list[str], otherwise: str) -> None:
-    """Another run or task may lack the step or layer that was chosen before; a widget would refuse it."""
-    if key in st.session_state and st.session_state[key] not in options:
-        st.session_state[key] = otherwise
+        st.session_state[last] = cell
+        st.session_state[step], st.session_state["layer"] = str(cell[0]), str(cell[1])
 
 
 @header.in_words

@@ -21,3 +21,13 @@ def pick(label: str, options: Sequence[str], name: str, in_words: Callable[[str]
     chosen = st.selectbox(label, options, key=name, width=width, format_func=in_words)
     st.query_params[name] = chosen
     return chosen
+
+
+def choose(label: str, options: Sequence[str], name: str, in_words: Callable[[str], str]) -> str:
+    """As `pick`, for a few options that stand side by side; `in_words` must give words of ours, for they are Markdown."""
+    if st.session_state.get(name) not in options:
+        wanted = st.query_params.get(name)
+        st.session_state[name] = wanted if wanted in options else options[0]
+    chosen = st.segmented_control(label, options, key=name, required=True, format_func=in_words) or options[0]
+    st.query_params[name] = chosen
+    return chosen

@@ -1,4 +1,4 @@
-"""Training: curves over steps, live, with segments and the places where training was resumed."""
+"""Training: curves over steps, live, with segments and the places where training was resumed. The look is in the URL."""
 
 from typing import NamedTuple
 
@@ -33,16 +33,29 @@ def page(top: Top) -> None:
     usual = [name for name in curves.METRICS if name in names]
     others = [name for name in names if name not in curves.METRICS]
     with st.container(horizontal=True, vertical_alignment="center", gap="large"):
-        live = st.toggle("Live", value=True, key="live", help="Refresh every 3 s while the run trains; zoom is kept.")
-        log = st.toggle("Logarithmic", key="log", help="Values that are zero or negative are left out.")
+        live = st.toggle(
+            "Live",
+            value=True,
+            key="live",
+            bind="query-params",
+            help="Refresh every 3 s while the run trains; zoom is kept.",
+        )
+        log = st.toggle(
+            "Logarithmic", key="log", bind="query-params", help="Values that are zero or negative are left out."
+        )
         overtaken = st.toggle(
-            "Overtaken steps", key="overtaken", help="Steps that a resume or a rewind left behind, dashed grey."
+            "Overtaken steps",
+            key="overtaken",
+            bind="query-params",
+            help="Steps that a resume or a rewind left behind, dashed grey.",
         )
         weight = st.slider(
-            "Smoothing", 0.0, MOST_SMOOTHING, 0.8, 0.02, key="smoothing", width=260,
+            "Smoothing", 0.0, MOST_SMOOTHING, 0.8, 0.02, key="smoothing", bind="query-params", width=260,
             help="Weight of an exponential moving average over the points drawn; the raw curve stays, faint.",
         )  # fmt: skip
-        more = st.multiselect("More curves", others, key="more", width=360) if others else []
+        if "more" in st.session_state:  # another run may lack what was chosen before
+            st.session_state["more"] = [name for name in st.session_state["more"] if name in others]
+        more = st.multiselect("More curves", others, key="more", bind="query-params", width=360) if others else []
     look, names = Look(weight, log, overtaken), usual + more
     if live:
         training = header.state_of(opened) in header.LIVE_STATES

@@ -121,9 +121,14 @@ def _table(records: Records, found: list[Seen], step: int | None) -> None:
         for one in shown[:MOST_ROWS]
     ]
     colours = ["gray", "blue", "orange", "red"]
+    ids = [one.id for one in shown[:MOST_ROWS]]
+    wanted = st.query_params.get("finding", "")
+    linked = [at for at, id in enumerate(ids) if str(id) == wanted][:1]
     picked = st.dataframe(
         rows,
-        key="finding",
+        key=f"finding {hash(tuple(ids))}",  # a selection is a place in the table: in another table it would name another
+        selection_default={"selection": {"rows": linked}},
+        alt="Findings, the newest first; choose a row for its evidence",
         hide_index=True,
         width="stretch",
         placeholder="–",
@@ -142,7 +147,10 @@ def _table(records: Records, found: list[Seen], step: int | None) -> None:
     st.caption(f"{len(shown):,} of {len(found):,} findings{until}{more}. Choose a row for all that was kept of it.")
     rows_picked = picked["selection"]["rows"]
     if rows_picked and rows_picked[0] < len(rows):
+        st.query_params["finding"] = str(ids[rows_picked[0]])
         _finding(records, shown[rows_picked[0]])
+    else:
+        st.query_params.pop("finding", None)
 
 
 def _filtered(found: list[Seen]) -> list[Seen]:

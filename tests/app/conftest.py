@@ -9,6 +9,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 from streamlit.util import calc_hash
 
+from app.launch import App, start
 from tests.app.planted import make_run
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -67,6 +68,24 @@ def browser() -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def app(root: Path) -> Iterator[App]:
+    """The app over `root`, which the module says."""
+    app = start(root, quiet=True)
+    yield app
+    app.stop()
+
+
+@pytest.fixture
+def watched(browser: Any, app: App) -> Iterator[Any]:
+    """A page of the app on which nothing happened that must not, when the test is over."""
+    from tests.app.browsing import Watched
+
+    watched = Watched(browser, app)
+    yield watched
+    watched.close()
 
 
 @pytest.fixture

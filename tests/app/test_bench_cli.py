@@ -6,11 +6,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app import bench_figures
+from app import bench_figures, bench_trend
 from app.bench_report import everything
 from app.bench_text import to_text
 from app.review import (
@@ -35,6 +36,7 @@ from lab.run import Run
 from probes.behaviour.reasoning import SCORERS, SEED, admit
 from probes.behaviour.two_by_two import SOURCES
 from tests.app.commands import lab
+from tests.figures import bench as benched
 from tests.made_runs import made_run
 from train.benchmark_records import ADMISSION, REASONS, Reasons
 
@@ -164,6 +166,70 @@ def test_the_figures_have_intervals_chance_and_a_headline_over_steps(root: Path)
     assert head is not None and list(head.data[0].y) == [0.0] * 4 and list(head.data[1].y) == [0.5] * 4
     assert bench_figures.headline_over_steps(reports[:1], "seed") is None
     assert "50.0%" in bench_figures.describe(reports[0]) and "echo" not in bench_figures.describe_table(table)
+
+
+def moving(root: Path, name: str, good: int, right: int) -> list[dict[str, Any]]:
+    """Reports of four steps, 60 items: at the first no good reason and none right; at the last so many of each."""
+    run = made_run(root, name, steps=(0, 8), n_ctx=160)
+    items = [Item("t", str(at), ("Question: q?\nAnswer:",) * 2, ("a", "b"), 0) for at in range(60)]
+    with Records.writer(run.database) as records:
+        for share, step in enumerate(STEPS):
+            for at, item in enumerate(items):
+                chosen = 0 if at < right * share / 3 else 1
+                likelihood = (-1.0, -3.0) if chosen == 0 else (-3.0, -1.0)
+                answer = Answer(item, likelihood, (-2.0,) * 2, ((-1.0,),) * 2, (False,) * 2)
+                scores = dict.fromkeys(SOURCES, 0.0) | {"own": 1.0 if at >= 60 - good * share / 3 else 0.0}
+                reasons = Reasons(
+                    item.id,
+                    "",
+                    chosen,
+                    0,
+                    1 - chosen,
+                    dict.fromkeys(SOURCES, "so"),
+                    {"seed": scores},
+                    "so",
+                    chosen,
+                    "step 0",
+                )
+                records.add(Row(step=step, task="t", item=item.id, data={"key": "k", "answer": answer.to_json()}))
+                records.add_now(
+                    Row(step=step, task="t" + REASONS, item=item.id, data={"key": "k", "reasons": reasons.to_json()})
+                )
+    with run.records() as records:
+        return everything(records)
+
+
+def test_readmes_tables_are_empty_without_figures_and_have_every_control_with_them(root: Path) -> None:
+    assert all(benched.render(name, []) == "" for name in benched.MEASURES)
+    with Run.open(root / "asked").records() as records:
+        rows = json.loads(json.dumps(everything(records)))
+    table = benched.render("bench_reasons", rows[-1:])
+    assert all(about in table for about in SOURCES.values()) and "word-shuffled 40/40" in table
+    assert "does not measure reasoning" in table and "wrong 100.0% (68 to 100, n 8)" in table
+    assert "| lab | 25% |" in benched.render("bench_smollm2", rows)
+    steps = benched.render("bench_blimp", rows).splitlines()
+    assert len(steps) == 8 and steps[-1].startswith("| 16 | 50.0% (28 to 72, n 16) | +0.0 points (")
+
+
+@pytest.mark.parametrize(
+    ("good", "right", "said"),
+    [
+        (30, 0, "Reasons improved while scores stood still"),
+        (0, 0, "Neither reasons nor scores moved beyond their intervals"),
+        (0, 30, "Scores improved, reasons did not move beyond their interval"),
+        (20, 30, "Reasons improved; scores improved"),
+    ],
+)
+def test_whether_reasons_improved_while_scores_stood_still_is_said_with_intervals(
+    tmp_path: Path, good: int, right: int, said: str
+) -> None:
+    reports = moving(tmp_path, "moves", good, right)
+    found = bench_trend.trend(reports, "seed")
+    assert found is not None and found["steps"] == list(STEPS) and found["accuracy"]["step"] == 0
+    words = bench_trend.in_words(found)
+    assert words.startswith(f"{said}: from step 0 to 16 (4 checkpoints)") and "does not measure reasoning" in words
+    assert f"accuracy {100 * right / 60:+.1f} points (" in words and "on the same 60 items" in words
+    assert words in to_text(reports) and bench_trend.trend(reports[:3], "seed") is None
 
 
 # ---------------------------------------------------------------------------------------------------------------- view

@@ -2,20 +2,16 @@
 
 import contextlib
 import re
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
-from app.launch import App, start
+from app.launch import App
 from lab.records import Records
+from tests.app.browsing import Watched, until
 from tests.app.planted import LAYERS, STEPS, make_run, planted
-
-PATIENCE = 90_000  # ms; a page takes 1 s on an idle machine, but CI shares two cores with whatever came before
-KNOWN = re.compile(r"/_stcore/(health|host-config)$")  # two harmless 404s of Streamlit on every deep link
 
 pytestmark = pytest.mark.browser
 
@@ -27,50 +23,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module")
-def app(root: Path) -> Iterator[App]:
-    app = start(root, quiet=True)
-    yield app
-    app.stop()
-
-
-class Watched:
-    """A browser page together with everything on it that must not happen."""
-
-    def __init__(self, browser: Any, app: App) -> None:
-        self.offences: list[str] = []
-        self.page = browser.new_context(viewport={"width": 1280, "height": 1400}).new_page()
-        self.page.set_default_timeout(PATIENCE)
-        self.page.on("request", lambda r: self._request(r.url, app.url))
-        self.page.on("response", lambda r: self._response(r))
-        self.page.on("console", lambda m: self._console(m))
-        self.page.on("pageerror", lambda error: self.offences.append(f"script error: {error}"))
-        self.page.on("dialog", lambda dialog: self.offences.append(f"dialog: {dialog.message}"))
-
-    def _request(self, url: str, home: str) -> None:
-        if not url.startswith((home, home.replace("http", "ws", 1), "data:", "blob:")):
-            self.offences.append(f"request to {url}")
-
-    def _response(self, response: Any) -> None:
-        if response.status >= 400 and not KNOWN.search(response.url):
-            self.offences.append(f"{response.status} {response.url}")
-
-    def _console(self, message: Any) -> None:
-        if message.type == "error" and "404" not in message.text:  # those are judged by their address, above
-            self.offences.append(f"console: {message.text}")
-
-    def sees(self, text: str) -> None:
-        """Wait for a text; when it does not come, say what the page shows instead."""
-        try:
-            self.page.get_by_text(text).wait_for()
-        except PlaywrightTimeout:
-            shown = self.page.inner_text("body")[:2000]
-            raise AssertionError(f"{text!r} never came. The page shows: {shown!r}. {self.offences}") from None
-
-    def close(self) -> None:
-        """No offence happened; and an open tab goes on asking the server, which the next test would pay for."""
-        assert self.offences == []
-        self.page.context.close()
+class Layers(Watched):
+    """The page with the heat map, and what a person does on it."""
 
     def click_cell(self, step: int, layer: int) -> None:
         """Where a person would click: the middle of the cell, asked of Plotly's own axes.
@@ -106,7 +60,7 @@ PROFILE = """() => {
 
 
 def test_a_click_on_a_cell_changes_curve_and_url_and_the_link_restores_it(browser: Any, app: App) -> None:
-    watched = Watched(browser, app)
+    watched = Layers(browser, app)
     page = watched.page
     page.goto(f"{app.url}/layers?run=fox&task=class.next")
     watched.says(STEPS[-1], LAYERS - 1)
@@ -117,13 +71,13 @@ def test_a_click_on_a_cell_changes_curve_and_url_and_the_link_restores_it(browse
         page.wait_for_url(re.compile(rf"step={step}(&|$)"))
         page.wait_for_url(re.compile(rf"layer={layer}(&|$)"))
         profile = [planted("class.next", step, at).value for at in range(LAYERS)]
-        _until(lambda profile=profile: watched.profile() == pytest.approx(profile))
+        until(lambda profile=profile: watched.profile() == pytest.approx(profile))
     page.get_by_role("slider").last.press("ArrowRight")
     watched.says(512, 3)
     watched.click_cell(512, 2)  # chosen already as far as Plotly knows, but not what is shown
     watched.says(512, 2)
     page.wait_for_url(re.compile(r"layer=2(&|$)"))
-    second = Watched(browser, app)
+    second = Layers(browser, app)
     second.page.goto(page.url)
     second.says(512, 2)
     assert "run=fox" in page.url and "task=class.next" in page.url
@@ -161,7 +115,7 @@ def test_a_live_run_moves_on_and_a_zoomed_curve_stays_zoomed(browser: Any, app: 
         page.keyboard.down("Control")
         page.mouse.wheel(0, -600)
         page.keyboard.up("Control")
-        _until(lambda: _ticks(curve) != before)
+        until(lambda: _ticks(curve) != before)
         zoomed = _ticks(curve)
         train(200, 260)
         watched.sees("at step 259")
@@ -189,10 +143,3 @@ def test_a_run_that_was_half_made_when_the_page_opened_appears_by_itself(
 
 def _ticks(curve: Any) -> set[str]:
     return set(curve.locator(".role-axis-label text").all_text_contents())
-
-
-def _until(holds: Callable[[], bool], seconds: float = PATIENCE / 1000) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come to hold in time"
-        time.sleep(0.05)

@@ -2,45 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
 
 import pytest
-from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
-from app.launch import App, start
+from app.launch import App
+from tests.app.browsing import Watched, choose
 from tests.app.planted_concepts import make_concepts
-from tests.app.test_browser import Watched
 
 pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("concepts")
     make_concepts(root, "fox")
-    app = start(root, quiet=True)
-    yield app
-    app.stop()
-
-
-@pytest.fixture
-def watched(browser: Any, app: App) -> Iterator[Watched]:
-    watched = Watched(browser, app)
-    yield watched
-    watched.close()
-
-
-def choose(page: Any, label: str, option: str) -> None:
-    """Pick from a list; again, as a person would, where a page that was still being drawn has closed it."""
-    for _ in range(6):
-        page.get_by_role("combobox", name=re.compile(label)).click()
-        with contextlib.suppress(PlaywrightTimeout):
-            page.get_by_role("option", name=option).click(timeout=5_000)
-            return
-    raise AssertionError(f"{label}: {option} could not be chosen")
+    return root
 
 
 def test_a_chosen_concept_is_shown_is_in_the_link_and_comes_back_with_it(watched: Watched, app: App) -> None:

@@ -4,16 +4,15 @@ import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from app.launch import App, start
+from app.launch import App
 from lab.records import Records
 from lab.run import Run
+from tests.app.browsing import Watched
 from tests.app.planted import make_run
 from tests.app.planted_behaviour import DIVERGES, LOOP, make_behaviour
-from tests.app.test_browser import Watched
 from train.control import Control
 
 pytestmark = pytest.mark.browser
@@ -24,20 +23,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("behaviour")
     make_behaviour(root, "fox")
     return root
-
-
-@pytest.fixture(scope="module")
-def app(root: Path) -> Iterator[App]:
-    app = start(root, quiet=True)
-    yield app
-    app.stop()
-
-
-@pytest.fixture
-def watched(browser: Any, app: App) -> Iterator[Watched]:
-    watched = Watched(browser, app)
-    yield watched
-    watched.close()
 
 
 @pytest.fixture
@@ -68,7 +53,7 @@ def test_a_person_pauses_and_goes_on_from_the_page_each_with_a_reason(
     page.goto(f"{app.url}/understanding?run=live")
     watched.sees("Nothing: no latch is held.")
     page.get_by_label("Why training should stand still").fill("to look at layer 2")
-    page.get_by_role("button", name="Pause", exact=True).click()
+    page.get_by_role("button", name="Pause for this reason").click()
     watched.sees("pause: done")
     assert [(one.owner, one.reason) for one in training.records().latches()] == [("user", "to look at layer 2")]
     page.get_by_label("Why it may go on").fill("looked; it is fine")

@@ -226,3 +226,16 @@ def test_a_figure_of_no_points_and_of_one_can_be_drawn() -> None:
     drawn = behaviour_figures.over_steps([Point(5, None, wilson(0, 3))], (5, None), (1, wilson(1, 1)))
     assert json.loads(drawn.to_json())["data"][-1]["x"] == [5]
     assert LIST in samples(1400, True)[2]["text"]
+
+
+def test_a_page_of_a_long_transcript_is_in_the_link(tmp_path: Path, open_app: Opener) -> None:
+    run = make_run(tmp_path, "long")
+    turns = [{"turn": t, "voice": "AB"[t % 2], "text": f"Turn {t}.", "given": t == 0} for t in range(70)]
+    with Records.writer(run.database) as records:
+        data = {"topic": "t", "turns": turns, "rates": {}, "protocol": {}}
+        records.add_now(Episode(segment=1, step=300, kind="self-play", data=data))
+    shown = open_app(tmp_path, "conversations", turns="3")
+    assert not shown.exception
+    assert any("Turn 65." in one.proto.body for one in shown.get("html"))
+    beyond = open_app(tmp_path, "conversations", turns="9")
+    assert not beyond.exception and any("Turn 1." in one.proto.body for one in beyond.get("html"))

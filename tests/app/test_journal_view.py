@@ -11,13 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from streamlit.testing.v1 import AppTest
 
 from app import queries, verdict_figures, verdict_html
+from app.journal_rows import latest_verdicts, with_verdicts
 from app.verdict_text import MODEL_WRITTEN, VERDICTS, card_facts, margin, number, reading_facts, visible
-from lab.records import Entry, Records
+from app.views import note
+from lab import checkpoint
+from lab.records import Claim, Entry, Records
 from lab.run import Run
 from probes.claims import grammar, outcomes
 from tests.app.commands import ROOT
@@ -131,8 +135,8 @@ def test_every_number_of_a_card_is_in_the_stored_verdict(root: Path, entry: str,
             continue
         shown = open_app(root, "journal", run="fox", entry=entry, claim=verdict["claim"]["id"])
         text = card(shown)
-        for reading in range(len(verdict["readings"])):
-            shown.session_state[f"reading {verdict['claim']['id']}"] = reading
+        for reading in verdict["readings"]:
+            shown.session_state["reading"] = reading
             text += card(shown.run())
         text = re.sub(r"Claim \d", "", text)
         allowed = set().union(*(may_be_shown(v) for v in stored(run) if v["claim"]["entry"] == entry))
@@ -148,7 +152,7 @@ def test_every_number_of_a_card_is_in_the_stored_verdict(root: Path, entry: str,
 def test_the_interval_plot_draws_the_stored_differences_and_the_margin(root: Path, open_app: Opener) -> None:
     verdict = stored(Run.open(root / "fox"))[0]
     shown = open_app(root, "journal", run="fox", entry="1")
-    drawn = figure(shown, 0)
+    drawn = figure(shown, 1)
     points = [t["x"][0] for t in drawn["data"] if t.get("mode") == "markers"]
     expected = []
     for name in ("decide", "decode.next", "decode.current", "use"):
@@ -157,14 +161,15 @@ def test_the_interval_plot_draws_the_stored_differences_and_the_margin(root: Pat
     assert points == pytest.approx(expected)
     band = next(shape for shape in drawn["layout"]["shapes"] if shape["type"] == "rect")
     assert (band["x0"], band["x1"]) == pytest.approx((-0.5 / 6, 0.5 / 6))
-    assert "decide +0.214 (95 % +0.144 to +0.287)" in shown.get("plotly_chart")[0].proto.alt
+    assert "decide +0.214 (95 % +0.144 to +0.287)" in shown.get("plotly_chart")[1].proto.alt
 
 
 def test_profiles_have_bands_and_the_never_trained_twin_of_both_sides(root: Path, open_app: Opener) -> None:
     verdict = stored(Run.open(root / "fox"))[0]
     shown = open_app(root, "journal", run="fox", entry="1")
-    shown.session_state[f"reading {verdict['claim']['id']}"] = 1
-    drawn = figure(shown.run(), 1)
+    shown.session_state["reading"] = "decode.next"
+    drawn = figure(shown.run(), 0)
+    assert shown.query_params["reading"] == "decode.next"
     names = [trace.get("name") for trace in drawn["data"]]
     assert names.count("A, never-trained twin") == names.count("B, never-trained twin") == 1
     side = verdict["readings"]["decode.next"]["a"]
@@ -176,7 +181,7 @@ def test_profiles_have_bands_and_the_never_trained_twin_of_both_sides(root: Path
 
 def test_a_claim_about_one_place_is_drawn_against_the_region_it_names(root: Path, open_app: Opener) -> None:
     shown = open_app(root, "journal", run="fox", entry="2")
-    drawn = figure(shown, 0)
+    drawn = figure(shown, 1)
     band = next(shape for shape in drawn["layout"]["shapes"] if shape["type"] == "rect")
     assert (band["x0"], band["x1"]) == pytest.approx((2 / 3, 1), abs=0.02)
     assert [t["x"][0] for t in drawn["data"] if t.get("mode") == "markers"] == pytest.approx([0.35] * 4)
@@ -211,13 +216,56 @@ def test_a_link_restores_entry_and_claim_and_a_wrong_one_says_so(root: Path, ope
     assert not gone.exception and "names an entry that is not here" in words(gone)
 
 
-def test_choosing_an_entry_and_a_claim_puts_them_into_the_url(root: Path, open_app: Opener) -> None:
+def test_the_evidence_of_any_claim_is_one_click_away_and_in_the_url(root: Path, open_app: Opener) -> None:
+    second = next(v for v in stored(Run.open(root / "fox")) if v["verdict"] == "REFUTED-REVERSED")["claim"]["id"]
     shown = open_app(root, "journal", run="fox", entry="1")
-    shown.button(key="entry 3").click().run()
-    assert shown.query_params["entry"] == "3"
-    second = next(v for v in stored(Run.open(root / "fox")) if v["verdict"] == "REFUTED-REVERSED")
-    shown.button(key=f"claim {second['claim']['id']}").click().run()
-    assert shown.query_params["claim"] == second["claim"]["id"] and "-0.187" in card(shown)
+    assert "-0.187" not in card(shown)
+    shown.button(key=f"entry 3 claim {second}").click().run()
+    assert shown.query_params["entry"] == ["3"] or shown.query_params["entry"] == "3"
+    assert "-0.187" in card(shown) and len(shown.get("plotly_chart")) == 2
+    first = next(v for v in stored(Run.open(root / "fox")) if v["claim"]["entry"] == "3")["claim"]["id"]
+    shown.button(key=f"claim {first}").click().run()  # the other cards of the entry, at right
+    assert "-0.187" not in card(shown) and "+0.214" in card(shown)
+
+
+def test_an_entry_of_which_nothing_can_be_tested_says_so_with_a_count(root: Path, open_app: Opener) -> None:
+    said = words(open_app(root, "journal", run="fox", entry="5"))
+    assert "Its one sentence makes no claim about the layers that can be tested." in said
+
+
+def noted(page: AppTest, author: str, text: str) -> AppTest:
+    page.text_input(key="note author").set_value(author)
+    page.text_area(key="note text").set_value(text)
+    next(one for one in page.button if one.label == "Add to the journal").click()
+    return page.run()
+
+
+def test_a_note_becomes_an_entry_with_its_author_and_its_claims(tmp_path: Path, open_app: Opener) -> None:
+    run = make_run(tmp_path, "new", steps=())
+    checkpoint.save(run.checkpoints_folder, 8, {"weight": torch.zeros(1)}, {}, {"step": 8})
+    shown = noted(open_app(tmp_path, "journal"), "Ada", f"{SEED} The weather was fine.")
+    assert not shown.exception and "Entry 1 is in the journal." in [said.value for said in shown.success]
+    assert "lab verify new --entry 1" in words(shown) and shown.text_area(key="note text").value == ""
+    with run.records() as records:
+        [entry] = records.rows(Entry)
+        claims = [row.data for row in records.rows(Claim)]
+    assert (entry.author, entry.step, entry.kind, entry.text) == ("Ada", 8, "note", f"{SEED} The weather was fine.")
+    assert claims == [claim.to_json() for claim in grammar.parse(entry.text, 1)]
+    shown = noted(shown, "Ada", "The weather was fine.")
+    assert note.UNTESTABLE in words(shown) and "1 is in" not in words(shown)
+
+
+def test_a_note_that_cannot_be_written_is_kept_and_the_reason_said(tmp_path: Path, open_app: Opener) -> None:
+    run = make_run(tmp_path, "busy", steps=())
+    checkpoint.save(run.checkpoints_folder, 8, {"weight": torch.zeros(1)}, {}, {"step": 8})
+    shown = noted(open_app(tmp_path, "journal"), "", SEED)
+    assert "Give a name." in words(shown) and shown.text_area(key="note text").value == SEED
+    assert "that name is the model's" in words(noted(shown, "Model", SEED))
+    with run.lock("train"):
+        shown = noted(shown, "Ada", SEED)
+        assert "is in use: train" in words(shown) and shown.text_area(key="note text").value == SEED
+    with run.records() as records:
+        assert records.rows(Entry) == []
 
 
 def test_a_claim_without_verdict_names_the_command_that_makes_one(root: Path, open_app: Opener) -> None:
@@ -335,6 +383,32 @@ def test_a_verdict_made_while_training_is_shown_from_its_file(tmp_path: Path, op
     (run.evidence / f"verdict-{grammar.parse(SEED, 1)[0].id}.json").write_text('{"claim": 5}')
     shown = open_app(tmp_path, "journal", entry="4")
     assert not shown.exception and "+0.432" in card(shown) and "SUPPORTED-STRONG" in card(shown)
+
+
+def test_home_shows_the_newest_verdict_of_each_claim_with_a_link_to_its_evidence(
+    tmp_path: Path, open_app: Opener
+) -> None:
+    run = make_journal(tmp_path, "fox")
+    found = [one for one in stored(run)][-3:][::-1]
+    shown = open_app(tmp_path)
+    assert not shown.exception
+    cards = [plain(block) for block in blocks(shown) if "bw-wording" in block]
+    assert len(cards) == 3
+    for verdict, drawn in zip(found, cards, strict=True):
+        assert verdict["verdict"] in drawn and verdict["wording"] in drawn and verdict["claim"]["text"] in drawn
+    links = [link.proto for link in shown.get("page_link")]
+    assert f"claim={found[0]['claim']['id']}" in links[0].query_string and "run=fox" in links[0].query_string
+    claim = grammar.parse(ENTRIES[3][3], 4)[0]  # tested while a trainer lived: a file that nobody recorded
+    made = verdict_of(claim, "Mallory", "fox", 1900, "SUPPORTED-STRONG", 0.432)
+    (run.evidence / f"verdict-{claim.id}.json").write_text(json.dumps(made))
+    assert latest_verdicts(run.records(), run.evidence)[0].verdict == "SUPPORTED-STRONG"
+
+
+def test_a_list_of_entries_carries_no_verdicts_and_one_entry_all_of_them(root: Path) -> None:
+    run = Run.open(root / "fox")
+    records = run.records()
+    full, light = (queries.journal(records, run.evidence, data=data) for data in (True, False))
+    assert [with_verdicts(records, run.evidence, entry) for entry in light] == full != light
 
 
 def test_a_claim_about_training_shows_its_readings_at_every_checkpoint() -> None:

@@ -15,7 +15,10 @@ import pytest
 from app.chats import Chats, reproduce
 from app.server import create
 from app.server_guard import Policy
+from lab import assets
+from lab.errors import LabError
 from lab.generate import Sampling, generate
+from lab.imports import import_run
 from lab.run import Run
 from tests.app.serving import BASE, PATIENCE, TOKEN, Real, loopback, really_served, served, training
 from tests.made_runs import made_run
@@ -163,6 +166,61 @@ def test_clients_of_others_talk_with_a_run_from_scratch_while_it_trains(tmp_path
 
 def step_of(answer: Any) -> int:
     return int(answer.system_fingerprint.removeprefix("step-"))
+
+
+@pytest.fixture(scope="module")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    try:
+        assets.get("smollm2")
+    except LabError as missing:  # a failure under LAB_STRICT=1
+        pytest.skip(str(missing))
+    return import_run("smollm2", "smol", tmp_path_factory.mktemp("smollm2"))
+
+
+@pytest.mark.slow
+def test_clients_of_others_talk_with_smollm2(smollm2: Run, tmp_path: Path) -> None:
+    openai = pytest.importorskip("openai")
+    pytest.importorskip("llm")
+    text = "What is the capital of France?"
+    asked: dict[str, Any] = {"model": "lab", "messages": [{"role": "user", "content": text}]}
+    with really_served(smollm2.path) as real:
+        client = openai.OpenAI(base_url=f"{real.url}/v1", api_key=real.token, max_retries=0)
+        assert [model.id for model in client.models.list()] == ["lab", "lab@step-0"]
+        assert client.models.retrieve("lab@step-0").step == 0
+        greedy = client.chat.completions.create(**asked, temperature=0, max_tokens=24)
+        assert "Paris" in greedy.choices[0].message.content and greedy.choices[0].finish_reason == "stop"
+        options = {"max_tokens": 24, "seed": 3, "logprobs": True, "top_logprobs": 3}
+        whole = client.chat.completions.create(**asked, **options)
+        chunks = list(client.chat.completions.create(**asked, **options, stream=True))
+        with client.chat.completions.stream(**asked, temperature=0, max_tokens=24) as stream:
+            assert stream.get_final_completion().choices[0].message.content == greedy.choices[0].message.content
+        short = client.chat.completions.stream(**asked, max_tokens=2)
+        with short as stream, pytest.raises(openai.LengthFinishReasonError):
+            stream.get_final_completion()
+        for error, wrong in ((openai.NotFoundError, {"model": "gpt-4"}), (openai.BadRequestError, {"temperature": 9})):
+            with pytest.raises(error):
+                client.chat.completions.create(**asked | wrong)
+        with pytest.raises(openai.AuthenticationError):
+            client.with_options(api_key="wrong").models.list()
+        printed = [llm(real, tmp_path, text, *option) for option in ((), ("--no-stream",))]
+    with Chats.reader(smollm2.path) as chats:
+        records = {one.id: one for one in chats.exchanges()}
+    said = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+    rows = [one for chunk in chunks if chunk.choices[0].logprobs for one in chunk.choices[0].logprobs.content]
+    assert said == whole.choices[0].message.content == records[whole.id].text
+    assert rows == whole.choices[0].logprobs.content and all(len(one.top_logprobs) == 3 for one in rows)
+    assert all(one.logprob <= 0 for one in rows) and len(rows) == len(records[whole.id].ids)
+    tokenizer = smollm2.tokenizer()
+    ids, _ = tokenizer.chat(asked["messages"], reply_as="assistant")
+    model = smollm2.model(0)
+    for record in records.values():  # also those of `llm`, and of the stream that was cut at its length
+        settings = record.settings | {"stop": tuple(record.settings["stop"])}
+        found = generate(model, tokenizer, ids, Sampling(seed=record.seed, **settings))
+        assert record.state == "done" and (record.prompt_ids, record.ids) == (ids, found.ids)
+    assert len(records) == 7
+    told = generate(model, tokenizer, ids, Sampling(max_tokens=12, seed=7, temperature=1.0)).text
+    assert [one.strip() for one in printed] == [told.strip()] * 2
+    assert reproduce(smollm2, records[whole.id]).ids == records[whole.id].ids
 
 
 @pytest.mark.slow

@@ -127,6 +127,25 @@ def test_who_leaves_while_waiting_is_never_begun(run: Run, slow: Slow) -> None:
     assert all(events(text) for text in texts) and slow.begun == 2
 
 
+def test_a_server_that_stops_tells_who_is_answered_who_waits_and_who_comes(run: Run, slow: Slow) -> None:
+    slow.endless = True
+    slow.go.set()
+    server = create(run.path, Policy(TOKEN))
+    with loopback(server) as url:
+        first = Line(url).connection.getresponse()
+        assert first.readline().startswith(b"data: ")
+        second, third = Line(url), Line(url, stream=False)
+        until(lambda: server.lab.turns.waiting == 2, "two wait")
+        server.stop()
+        cut = first.read().decode()
+        assert "[DONE]" not in cut and json.loads(cut.rstrip().split("data: ")[-1])["error"]["code"] == "stopping"
+        for line in (second, third, Line(url)):
+            answer = line.connection.getresponse()
+            assert answer.status == 503 and json.loads(answer.read())["error"]["code"] == "stopping"
+    with Chats.reader(run.path) as chats:
+        assert chats.exchanges(1)[0].state == "abandoned" and slow.begun == 1
+
+
 def test_nothing_said_for_long_is_bridged_by_a_comment(run: Run, slow: Slow, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.server_openai.PING_SECONDS", 0.05)
     timer = threading.Timer(0.5, slow.go.set)

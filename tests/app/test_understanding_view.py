@@ -85,10 +85,10 @@ def test_filters_and_step_are_in_the_link(root: Path, open_app: Opener) -> None:
 
 
 def test_a_chosen_finding_shows_its_evidence_as_text(root: Path, open_app: Opener) -> None:
-    shown = open_app(root, "understanding")
-    shown.session_state["finding"] = {"selection": {"rows": [1], "columns": [], "cells": []}}
-    shown.run()
-    assert not shown.exception
+    with Run.open(root / "fox").records() as records:
+        evil = next(one for one in behaviour.findings(records) if one.rule == EVIL.rule)
+    shown = open_app(root, "understanding", finding=str(evil.id))
+    assert not shown.exception and shown.query_params["finding"] in (str(evil.id), [str(evil.id)])
     assert any("alert(2)" in element.value and "\u202e" not in element.value for element in shown.code)
     assert EVIL.rule in plain("".join(blocks(shown)))
 
@@ -121,7 +121,7 @@ def test_regimes_are_listed_with_what_changed_and_home_has_the_timeline(root: Pa
     assert any("understanding: changed every 100 → 250" in row for row in shown.dataframe[-1].value["What"])
     home = open_app(root)
     assert not home.exception
-    rows = home.dataframe[2].value
+    rows = next(frame.value for frame in home.dataframe if "Counted" in frame.value)
     assert list(rows["Step"]) == sorted(rows["Step"], reverse=True)
     assert {"regime", "first", "journal"} <= set(rows["Kind"])
     assert "1, of how many was not counted" in set(rows["Counted"])  # a first occurrence without a denominator says so
@@ -138,7 +138,7 @@ def test_latches_show_owner_reason_and_since_and_a_critical_one_needs_a_reason(
     shown = open_app(tmp_path, "understanding")
     text = plain("".join(blocks(shown)))
     assert DIVERGES.text in text and "lunch" in text and "1,900" in text
-    assert not any(one.label == "Pause" for one in shown.button)  # the user's latch is held already
+    assert not any(one.label == "Pause for this reason" for one in shown.button)  # the user's latch is held already
     say(shown, "critical latch", " ", "Lift the understanding latch")
     assert "Say why training may go on" in shown.error[0].value and not list(run.inbox.iterdir())
     say(shown, "critical latch", "looked at step 1500, a bad batch", "Lift the understanding latch")
@@ -151,7 +151,7 @@ def test_latches_show_owner_reason_and_since_and_a_critical_one_needs_a_reason(
 
 def test_without_a_trainer_pause_holds_the_next_resume_and_is_acknowledged(tmp_path: Path, open_app: Opener) -> None:
     run = make_run(tmp_path, "fox")
-    shown = say(open_app(tmp_path, "understanding"), "stand still", "to look <b>closer</b>", "Pause")
+    shown = say(open_app(tmp_path, "understanding"), "stand still", "to look <b>closer</b>", "Pause for this reason")
     assert not shown.exception and shown.success[0].value == "pause: done"
     [latch] = run.records().latches()
     assert (latch.owner, latch.reason) == ("user", "to look <b>closer</b>")
@@ -168,8 +168,8 @@ def test_beside_a_trainer_pausing_writes_one_inbox_file_and_nothing_else(
         before = {
             path: path.read_bytes() for path in run.path.rglob("*") if path.is_file() and path.suffix != ".db-shm"
         }
-        monkeypatch.setattr("app.views.holding.WAIT", 0.0)
-        say(shown, "stand still", "lunch", "Pause")
+        monkeypatch.setattr("app.asking.WAIT", 0.0)
+        say(shown, "stand still", "lunch", "Pause for this reason")
         made = [path for path in run.path.rglob("*") if path.is_file() and path not in before]
         sent = [path for path in made if path.name not in ("run.db-wal", "run.db-shm")]
         assert len(sent) == 1 and sent[0].parent == run.inbox
@@ -193,7 +193,7 @@ def test_a_trainer_s_acknowledgement_is_shown_with_its_step(tmp_path: Path, open
     try:
         while (run.holder() or {}).get("purpose") != "train":
             time.sleep(0.01)
-        shown = say(open_app(tmp_path, "understanding"), "stand still", "lunch", "Pause")
+        shown = say(open_app(tmp_path, "understanding"), "stand still", "lunch", "Pause for this reason")
         assert shown.success[0].value == "pause: done" and "at step 1234" in words(shown)
     finally:
         done.set()
@@ -202,7 +202,7 @@ def test_a_trainer_s_acknowledgement_is_shown_with_its_step(tmp_path: Path, open
 
 def test_a_reason_that_no_command_takes_is_refused_in_words(tmp_path: Path, open_app: Opener) -> None:
     run = make_run(tmp_path, "fox")
-    shown = say(open_app(tmp_path, "understanding"), "stand still", "a\u202eb", "Pause")
+    shown = say(open_app(tmp_path, "understanding"), "stand still", "a\u202eb", "Pause for this reason")
     assert shown.error[0].value == "pause: refused" and "printable" in words(shown)
     assert not list(run.inbox.iterdir()) and run.records().latches() == []
 

@@ -30,12 +30,17 @@ def trace(figure: dict[str, Any], name: str) -> dict[str, Any]:
     return next(drawn for drawn in figure["data"] if drawn.get("name") == name)
 
 
+def frame(page: AppTest, column: str) -> Any:
+    """A column of the first table that has it."""
+    return next(table.value[column] for table in page.dataframe if column in table.value)
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_without_any_run_the_three_commands_are_named(tmp_path: Path, page: str, open_app: Opener) -> None:
     (tmp_path / "holiday").mkdir()
     shown = open_app(tmp_path / "nowhere", page)
     assert not shown.exception
-    for command in ("lab demo", "lab train --preset laptop", "lab app"):
+    for command in ("lab demo", "lab train --preset laptop", "lab app", "lab freeze latest"):
         assert command in words(shown)
     assert "holiday" in words(open_app(tmp_path, page))
 
@@ -64,7 +69,7 @@ def test_broken_and_foreign_folders_do_not_hide_the_run_that_is_well(
     make_run(tmp_path / "runs", "well", steps=STEPS[:12], tasks=("class.next",))
     shown = open_app(tmp_path / "runs", "", run="well")
     assert not shown.exception and not shown.error
-    assert set(shown.dataframe[0].value["Run"]) == {"well", "ruin", "half"}
+    assert set(frame(shown, "Run")) == {"well", "ruin", "half"}
     assert "holiday-photos" in words(shown)
 
 
@@ -73,8 +78,8 @@ def test_home_shows_the_newest_numbers_and_every_run(small_root: Path, open_app:
     assert not shown.exception
     assert (shown.metric[0].label, shown.metric[0].value) == ("Step of 2,000", "1,898")
     assert shown.metric[2].label == "Validation, bits per byte" and float(shown.metric[2].value) < 1.8
-    assert list(shown.dataframe[0].value["Run"]) == ["fox"]
-    assert "resumed <b>at</b> 1000" in set(shown.dataframe[1].value["Text"])
+    assert list(frame(shown, "Run")) == ["fox"]
+    assert "resumed <b>at</b> 1000" in set(frame(shown, "Text"))
 
 
 def test_the_header_tells_state_and_last_write(small_root: Path, open_app: Opener) -> None:
@@ -196,3 +201,13 @@ def test_text_from_a_stranger_s_run_is_never_markdown(tmp_path: Path, open_app: 
         assert not shown.exception
         rendered = [*shown.markdown, *shown.caption, *shown.info, *shown.error, *shown.warning]
         assert not any("evil" in str(element.value) for element in rendered)
+
+
+def test_a_link_restores_the_look_of_the_curves(small_root: Path, open_app: Opener) -> None:
+    url = {"live": "false", "log": "true", "overtaken": "true", "smoothing": "0.4"}
+    shown = open_app(small_root, "training", run="fox", **url)
+    assert not shown.exception
+    assert [shown.toggle(key=key).value for key in ("live", "log", "overtaken")] == [False, True, True]
+    assert shown.slider(key="smoothing").value == 0.4
+    other = open_app(small_root, "training", run="fox", smoothing="7", more="nothing of ours")
+    assert not other.exception and len(other.get("vega_lite_chart")) == 5

@@ -99,6 +99,15 @@ def test_claims_of_every_kind_get_a_verdict_and_a_reason(run: Run) -> None:
     assert any(one["verdict"] == "UNTESTABLE" for one in found)
 
 
+@pytest.mark.slow
+def test_over_a_whole_journal_every_claim_that_has_a_p_value_gets_a_q_value(run: Run, verdict: dict[str, Any]) -> None:
+    found = verify(run, quick=True, readings=("decide",))
+    assert verdict["claim"]["id"] in {one["claim"]["id"] for one in found}
+    for one in found:
+        assert (one["q_run"] is None) == (one["p"] is None)
+        assert one["p"] is None or one["p"] <= one["q_run"] <= 1
+
+
 def test_confirmation_text_is_in_no_training_document_and_not_in_exploration(run: Run) -> None:
     material = gather(run, None, sentences=200)
     seen = {sentence_key(text) for text in material.exploration.sentences}
