@@ -23,12 +23,16 @@ CLOSE = 0.05  # nats; two options nearer than this would change places under flo
 
 
 def everything(records: Records, wanted: Sequence[str] | None = None) -> list[Json]:
-    """A report of each task at each step, steps ascending within a task, each compared with the step before it."""
+    """A report of each task at each step, steps ascending within a task.
+
+    Each is compared with the step before it, and one with reasons with the first that has any.
+    """
     found = []
     for task, steps in benched(records).items():
         if wanted is not None and task not in wanted:
             continue
         before: tuple[int, list[Answer]] | None = None
+        first: tuple[int, list[Answer]] | None = None
         for step in steps:
             answers = answered(records, task, step)
             if not answers:
@@ -37,6 +41,11 @@ def everything(records: Records, wanted: Sequence[str] | None = None) -> list[Js
             if before is not None:
                 change = accuracy.between(before[1], answers)
                 one["against"] = None if change is None else {"step": before[0], **asdict(change)}
+            if one["reasons"] and first is not None:
+                change = accuracy.between(first[1], answers)
+                one["since"] = None if change is None else {"step": first[0], **asdict(change)}
+            elif one["reasons"]:
+                first = step, answers
             found.append(one)
             before = step, answers
     return found
@@ -65,6 +74,7 @@ def report(records: Records, task: str, step: int, answers: Sequence[Answer]) ->
         "error_bound": accuracy.error_bound(errors, rates["acc"].value),
         "contaminated": asdict(looked_up) if looked_up else None,
         "against": None,
+        "since": None,
         "reasons": reasons_report(reasons, admissions(records, step)) if reasons else None,
     }
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from app import bench_trend
+from app.bench_trend import in_words
 from lab.benchmarks import METRICS
 from probes.behaviour.two_by_two import SOURCES
 
@@ -20,7 +22,13 @@ def to_text(reports: Sequence[Json]) -> str:
     parts = [accuracies(reports)]
     parts += [about for one in reports if (about := remarks(one))]
     parts += [reasons(one) for one in reports if one["reasons"]]
+    parts += moved(reports)
     return "\n\n".join(parts)
+
+
+def moved(reports: Sequence[Json]) -> list[str]:
+    """Whether reasons improved while scores stood still, a sentence for each task and scorer with enough steps."""
+    return [f"{one['task']}, scorer {one['scorer']}: {in_words(one)}" for one in bench_trend.trends(reports)]
 
 
 def accuracies(reports: Sequence[Json]) -> str:

@@ -13,7 +13,7 @@ from app.options import JsonOption, RunArgument
 if TYPE_CHECKING:
     from lab.run import Run
 
-LIMIT = 200
+LIMIT, SAMPLE = 200, 40
 HARNESSES = ("lm-eval",)
 
 
@@ -75,12 +75,15 @@ def bench(
     with progress() as report:
         results = ask(found, wanted, steps, with_reasons, report=report)
         sides = _beside(found, results, report) if harness else []
+    from app.bench_report import everything
     from app.bench_report import report as report_of
-    from app.bench_text import harness_lines, to_text
+    from app.bench_text import harness_lines, moved, to_text
+    from app.bench_trend import trends
 
     reports: list[dict[str, Any]] = []
     with found.records() as records:
         reports = [report_of(records, one.task, one.step, one.answers) for one in results if one.answers]
+        kept = everything(records, list(dict.fromkeys(one.task for one in results)))
     for one in results:
         if one.skipped:
             typer.echo(
@@ -89,13 +92,15 @@ def bench(
         if not one.fresh and one.answers:
             typer.echo(f"{one.task} at step {one.step}: was answered earlier; nothing was asked again", err=True)
     if as_json:
-        both = {"run": found.name, "benchmarks": reports}
+        both = {"run": found.name, "benchmarks": reports, "trends": trends(kept)}
         if harness:
             both[harness] = [_side_json(side) for side in sides]
         typer.echo(json.dumps(both, indent=1))
         return
     if reports:
         typer.echo(to_text(reports))
+    if with_reasons and (said := moved(kept)):
+        typer.echo("\n" + "\n\n".join(said))
     if sides:
         typer.echo("\n" + harness_lines(sides))
 
@@ -106,7 +111,9 @@ def review(
     step: Annotated[
         int | None, typer.Option(help="A step that was benched with reasons (default: the newest).", min=0)
     ] = None,
-    sample: Annotated[int, typer.Option(help="So many items, as many wrong as right ones, good as bad.", min=1)] = 40,
+    sample: Annotated[
+        int, typer.Option(help="So many items, as many wrong as right ones, good as bad.", min=1)
+    ] = SAMPLE,
     seed: Annotated[int, typer.Option(help="Another seed draws another sample.", min=0)] = 0,
     rater: Annotated[str | None, typer.Option(help="Your name: rate here and now, and write your file.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the blind sheet as CSV, to be filled in elsewhere.")] = None,
@@ -116,7 +123,7 @@ def review(
     as_json: JsonOption = False,
 ) -> None:
     """Rate rationales blind: is the option defensible, does the rationale support it, is the gold one best?"""
-    from app.review import agree, ask, draw, read_ratings, sheet, summarise, write_csv
+    from app.review import agree, ask, draw, file_of, keep, read_ratings, sheet, summarise, write_csv
 
     found = find_run(run)
     with found.records() as records:
@@ -133,21 +140,21 @@ def review(
         return
     if rater is None:
         raise BadRequest("say who rates (--rater NAME), or where the sheet is written (--out FILE).")
+    file_of(found.evidence, drawn[0], rater)  # a bad name is refused before the first question
     answers = ask(drawn, typer.prompt, typer.echo)
-    file = found.evidence / f"review-{drawn[0].task}-{drawn[0].step}-{_plain(rater)}.csv"
-    file.parent.mkdir(exist_ok=True)
-    write_csv(file, answers)
+    file = keep(found.evidence, drawn[0], rater, answers)
     typer.echo(f"wrote {file}", err=True)
 
 
 def _show(run: "Run", names: Sequence[str], as_json: bool) -> None:
     from app.bench_report import everything
     from app.bench_text import to_text
+    from app.bench_trend import trends
 
     with run.records() as records:
         reports = everything(records, names or None)
     if as_json:
-        typer.echo(json.dumps({"run": run.name, "benchmarks": reports}, indent=1))
+        typer.echo(json.dumps({"run": run.name, "benchmarks": reports, "trends": trends(reports)}, indent=1))
     elif reports:
         typer.echo(to_text(reports))
     else:
@@ -184,10 +191,3 @@ def _outcome(outcome: dict[str, Any]) -> str:
 
 def _names(written: str | None) -> list[str]:
     return [part.strip() for part in (written or "").split(",") if part.strip()]
-
-
-def _plain(name: str) -> str:
-    kept = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in name.strip())[:40]
-    if not kept.strip("-"):
-        raise BadRequest(f"--rater {name!r}: give a name of letters and digits.")
-    return kept

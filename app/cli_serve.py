@@ -5,15 +5,12 @@ Data (answers) goes to stdout, everything else to stderr. What a model wrote is 
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from app.cli_parts import BadRequest, find_run
 from app.options import RunArgument, StepOption
-
-if TYPE_CHECKING:
-    pass
 
 SystemOption = Annotated[
     str | None,
@@ -52,7 +49,10 @@ def serve(
         if host not in ("127.0.0.1", "localhost", "::1"):
             _say(f"it listens on {host}: whoever reaches that and has the token may use it, unencrypted")
 
-    server_process.serve(path, host, port, tuple(name or ()), system_prompt, device, threads, nice, queue, ready)
+    named = tuple(name or ())
+    server_process.leave(
+        server_process.serve(path, host, port, named, system_prompt, device, threads, nice, queue, ready)
+    )
 
 
 def chat(
@@ -90,9 +90,7 @@ def up(
     """Server and app together, and the trainer if wanted; one Ctrl-C stops all, the trainer saving first."""
     from app.together import bring_up
 
-    options = [] if port is None else [f"--port={port}"]
-    options += [] if system_prompt is None else [f"--system-prompt={system_prompt}"]
-    raise typer.Exit(bring_up(find_run(run), train, options, app_port, _say))
+    raise typer.Exit(bring_up(find_run(run), train, port, app_port, system_prompt, _say))
 
 
 def _read(prompt: str) -> str:

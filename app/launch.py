@@ -91,15 +91,24 @@ def start(runs: Path, port: int | None = None, timeout: float = 60.0, quiet: boo
     sink = subprocess.DEVNULL if quiet else None
     process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink)
     app = App(process, f"http://127.0.0.1:{number}")
+    try:
+        _wait_for(app, timeout)
+    except BaseException:  # Ctrl-C too: nobody else knows of it yet
+        app.stop()
+        raise
+    return app
+
+
+def _wait_for(app: App, timeout: float) -> None:
+    """Until it answers. Raises AppDidNotStart."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise AppDidNotStart(f"the app ended with status {process.returncode} before it answered; see its output.")
+        if (status := app.process.poll()) is not None:
+            raise AppDidNotStart(f"the app ended with status {status} before it answered; see its output.")
         try:
             with urllib.request.urlopen(f"{app.url}/_stcore/health", timeout=2) as answer:
                 if answer.status == 200:
-                    return app
+                    return
         except (urllib.error.URLError, OSError):
             time.sleep(0.1)
-    app.stop()
     raise AppDidNotStart(f"the app did not answer on {app.url} within {timeout:.0f} s. Is the machine very busy?")

@@ -121,9 +121,30 @@ def _stratified(everything: Sequence[Drawn], sample: int, seed: int) -> list[Dra
     return sorted(taken, key=order)
 
 
+def file_of(evidence: Path, one: Drawn, rater: str) -> Path:
+    """Where a rater's sheet is kept in a run, by the command and by the app. Raises BadReview: a name without letters."""
+    name = _in_a_name(rater.strip())
+    if not name.strip("-"):
+        raise BadReview(f"{rater!r} is no name for a rater. Give one of letters and digits.")
+    return evidence / f"review-{_in_a_name(one.task)}-{one.step}-{name}.csv"
+
+
+def keep(evidence: Path, one: Drawn, rater: str, rows: Sequence[Mapping[str, str]]) -> Path:
+    """Write a rater's sheet where it is kept. Raises BadReview."""
+    file = file_of(evidence, one, rater)
+    evidence.mkdir(exist_ok=True)
+    write_csv(file, rows)
+    return file
+
+
+def sheets(evidence: Path, one: Drawn) -> list[Path]:
+    """The sheets of all raters of these answers."""
+    return sorted(evidence.glob(f"review-{_in_a_name(one.task)}-{one.step}-*.csv"))
+
+
 def sheet(drawn: Sequence[Drawn]) -> list[dict[str, str]]:
     """Rows of the blind sheet, the rater's columns empty."""
-    return [{**_shown(one), **dict.fromkeys(ASKED, "")} for one in drawn]
+    return [words_of(one, None) for one in drawn]
 
 
 def ask(drawn: Sequence[Drawn], prompt: Callable[[str], str], say: Callable[[str], object]) -> list[dict[str, str]]:
@@ -201,6 +222,14 @@ def kinds_of(one: Drawn, rating: Rating) -> list[str]:
     return ([] if one.right else [wrong]) + (["the key is not best"] if rating.best != one.item.gold else [])
 
 
+def words_of(one: Drawn, rating: Rating | None) -> dict[str, str]:
+    """A row of the sheet, filled in where there is a rating."""
+    if rating is None:
+        return {**_shown(one), **dict.fromkeys(ASKED, "")}
+    said = (*("yes" if part else "no" for part in (rating.defensible, rating.supports)), str(rating.best + 1))
+    return {**_shown(one), **dict(zip(ASKED, said, strict=True))}
+
+
 def summarise(rated: Rated, drawn: Sequence[Drawn]) -> dict[str, Any]:
     """Rates by one rater: of wrong answers with good and with bad rationales apart, as these were not drawn in proportion."""
     here = [(one, rated.ratings[one.item.id]) for one in drawn if one.item.id in rated.ratings]
@@ -264,6 +293,11 @@ def _normal(name: str, answer: str, options: int) -> str | None:
     if name == "best":
         return word if word.isdecimal() and word.isascii() and 1 <= int(word) <= options else None
     return {"y": "yes", "yes": "yes", "n": "no", "no": "no"}.get(word)
+
+
+def _in_a_name(text: str) -> str:
+    """A task's or a rater's name as part of a file's: a task may come from a stranger's run."""
+    return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in text)[:40]
 
 
 def _quoted(cell: str) -> str:

@@ -46,10 +46,15 @@ class Server:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.guard(scope, receive, send)
 
+    def stop(self) -> None:
+        """End what is being answered, as far as it came, and take no more on: streams would keep the server for minutes."""
+        self.lab.turns.stop()
+        self.lab.jobs.stop()
+
     def close(self) -> None:
-        """End jobs, let the running answer end, close the records; what is asked afterwards fails."""
-        self.lab.jobs.close()
+        """End jobs and answers, close the records; what is asked afterwards fails."""
         self.lab.turns.close()
+        self.lab.jobs.close()
         self.lab.talk.chats.close()
 
 

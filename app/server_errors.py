@@ -13,7 +13,7 @@ from starlette.routing import Match
 from app.chats import ChatsUnwritable
 from app.server_answers import Gone
 from app.server_guard import Problem
-from app.server_queue import QueueFull
+from app.server_queue import QueueFull, Stopping
 from app.server_weights import ModelMissing, WeightsMissing
 from lab.database import RecordsBroken, RecordsMissing, RecordsTooNew
 from lab.errors import LabError
@@ -43,6 +43,7 @@ class Failure(BaseModel):
 _STATUS: tuple[tuple[tuple[type[LabError], ...], int, str | None, str | None], ...] = (
     ((Missing,), 404, None, None),
     ((QueueFull,), 429, None, "queue_full"),
+    ((Stopping,), 503, None, "stopping"),
     ((ModelMissing,), 404, "model", "model_not_found"),
     ((RunMissing, NotARun, CheckpointMissing, RecordsMissing), 404, "model", None),
     ((WeightsMissing,), 503, None, "no_weights"),

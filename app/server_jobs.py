@@ -7,7 +7,6 @@ file. Nothing is run through a shell. What a job found lies in the run, as if a 
 import contextlib
 import json
 import os
-import re
 import secrets
 import signal
 import subprocess
@@ -16,13 +15,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from app.server_errors import Missing
-from app.server_queue import QueueFull
+from app.server_job_progress import Progress, branch_of, progress_of
+from app.server_queue import QueueFull, Stopping
 from lab.errors import LabError
 from lab.run import Run
 
@@ -40,8 +40,8 @@ MOST_WAITING, MOST_REMEMBERED = 16, 100
 MOST_OUTPUT = 1024 * 1024
 LAST_LINES = 20
 LONGEST_VALUE = 4096
-_PATIENCE = 5.0  # seconds that a cancelled job has to leave by itself
-_SHARE = re.compile(r"(\d{1,3})\s?%")
+_PATIENCE = 30.0  # seconds that a cancelled job has to leave by itself: a freeze saves what it has trained
+CLOSING_SECONDS = 5.0  # that it has when the server is to end
 
 
 class BadJob(LabError):
@@ -115,7 +115,8 @@ class Job:
 
     Attributes:
         state: queued, running, done, failed or cancelled.
-        progress: 0..1 as its last line says; None where it says nothing.
+        branch: the run that a freeze makes, which is there once that is being trained; None of other jobs.
+        progress: 0..1 as its lines say; None where they say nothing.
         lines: the last ones of its messages, oldest first.
         result: what it printed, as JSON where it is.
     """
@@ -125,20 +126,25 @@ class Job:
     run: str
     options: dict[str, Any]
     command: list[str] = field(repr=False)
+    branch: str | None = None
     state: str = "queued"
-    progress: float | None = None
     lines: "deque[str]" = field(default_factory=lambda: deque(maxlen=LAST_LINES))
     result: Any = None
     exit_code: int | None = None
     asked_at: float = field(default_factory=time.time)
     begun_at: float | None = None
     ended_at: float | None = None
+    _progress: Progress = field(default_factory=Progress, repr=False)
     _future: "Future[None] | None" = field(default=None, repr=False)
     _process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
 
+    @property
+    def progress(self) -> float | None:
+        return 1.0 if self.state == "done" else self._progress.share
+
     def to_json(self) -> dict[str, Any]:
         shown = {name: value for name, value in vars(self).items() if name != "command" and name[0] != "_"}
-        return shown | {"lines": list(self.lines)}
+        return shown | {"lines": list(self.lines), "progress": self.progress}
 
 
 class Jobs:
@@ -149,6 +155,7 @@ class Jobs:
         self._root, self._most = root, most
         self._jobs: dict[str, Job] = {}
         self._lock = threading.Lock()
+        self._stopping = False
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="job")
 
     def ask(self, kind: str, run: Run, options: Mapping[str, Any]) -> Job:
@@ -156,9 +163,16 @@ class Jobs:
 
         Raises:
             BadJob, QueueFull
+            Stopping: `stop` was called.
         """
-        job = Job(f"job-{secrets.token_hex(8)}", kind, run.name, dict(options), command_line(kind, run, options))
+        command = command_line(kind, run, options)
+        job = Job(
+            f"job-{secrets.token_hex(8)}", kind, run.name, dict(options), command, branch_of(kind, run.name, options)
+        )
+        job._progress = progress_of(kind, options)
         with self._lock:
+            if self._stopping:
+                raise Stopping
             if sum(one.state == "queued" for one in self._jobs.values()) >= self._most:
                 raise QueueFull(f"{self._most} jobs wait already. Cancel one, or ask again later.")
             ended = [one.id for one in self._jobs.values() if one.ended_at is not None]
@@ -192,11 +206,22 @@ class Jobs:
                     _interrupt(job._process)
         return job
 
-    def close(self) -> None:
-        """Cancel what there is."""
+    def stop(self) -> None:
+        """Cancel what there is, and take no more on."""
+        with self._lock:
+            self._stopping = True
         for job in self.all():
             self.cancel(job.id)
-        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def close(self) -> None:
+        """`stop`, and wait for what runs; what does not end in a few seconds is killed."""
+        self.stop()
+        wait([job._future for job in self.all() if job._future is not None], CLOSING_SECONDS)
+        for job in self.all():
+            with self._lock:
+                if job._process is not None:
+                    _kill(job._process)
+        self._pool.shutdown(wait=True)
 
     def _run(self, job: Job) -> None:
         try:
@@ -236,8 +261,7 @@ class Jobs:
         text = visible(line.decode("utf8", errors="replace").strip())[:500]
         if text:
             job.lines.append(text)
-            if share := _SHARE.findall(text):
-                job.progress = min(1.0, int(share[-1]) / 100)
+            job._progress.hear(text)
 
 
 class _Drain:
@@ -266,10 +290,14 @@ def _interrupt(process: "subprocess.Popen[bytes]") -> None:
             os.killpg(process.pid, signal.SIGINT)
             process.wait(_PATIENCE)
             return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        _kill(process)
 
     threading.Thread(target=insist, daemon=True).start()
+
+
+def _kill(process: "subprocess.Popen[bytes]") -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _code() -> str:

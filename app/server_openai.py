@@ -27,7 +27,7 @@ from lab.run import Run
 log = logging.getLogger(__name__)
 PING_SECONDS = 15
 POLL_SECONDS = 0.05  # so soon is it known that a client has left
-LAST_SECONDS = 2.0  # that a stream has to end by itself when the server is to stop; the server waits a little longer
+LAST_SECONDS = 0.2  # that a stream which nobody reads keeps the server when it is to stop; others end by themselves
 LINE = "\n"  # OpenAI's own end of one
 
 

@@ -9,14 +9,18 @@ import contextlib
 import json
 import os
 import re
+import signal
 import socket
+import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
+from app.interrupts import Interrupts
 from app.server_guard import LOOPBACK, Policy, token_in
 from lab.durable import replace_file
 from lab.errors import LabError
@@ -25,7 +29,8 @@ NOTE_FILE = "server.json"
 USUAL_PORT = 8123
 NICE = 10
 _LOCAL = re.compile(r"http://(127\.0\.0\.1|localhost|\[::1\]):[0-9]{1,5}")
-GRACE_SECONDS = 3  # for streams to end when the server is asked to
+TICK_SECONDS = 0.1  # so often is looked whether it is to end, as uvicorn does
+GRACE_SECONDS = 1  # for streams to end when the server is asked to: they are told, and need the time of a token
 
 
 class ServerDidNotStart(LabError):
@@ -79,7 +84,7 @@ def serve(
     nice: int = NICE,
     most_waiting: int | None = None,
     ready: Callable[[str, Path], None] = lambda url, token: None,
-) -> None:
+) -> int:
     """Answer until a signal ends it.
 
     Args:
@@ -89,9 +94,30 @@ def serve(
         nice: how far behind others it stands in line for the processor.
         ready: told the address and the token's file as soon as it answers.
 
+    Returns:
+        The number of the signal.
+
     Raises:
         ServerDidNotStart, BadToken, ChatsUnwritable
     """
+    with Interrupts(signal.SIGINT, signal.SIGTERM) as interrupts:
+        _serve(interrupts, path, address, port, names, system_prompt, device, threads, nice, most_waiting, ready)
+    return interrupts.number
+
+
+def _serve(
+    interrupts: Interrupts,
+    path: Path,
+    address: str,
+    port: int | None,
+    names: tuple[str, ...],
+    system_prompt: str | None,
+    device: str,
+    threads: int,
+    nice: int,
+    most_waiting: int | None,
+    ready: Callable[[str, Path], None],
+) -> None:
     import torch
     import uvicorn
 
@@ -104,10 +130,8 @@ def serve(
         policy = Policy.of(token, address, number, names)
         waiting = MOST_WAITING if most_waiting is None else most_waiting
         server = create(path, policy, system_prompt, device, waiting)
-        if server.lab.talk.published.single:
-            server.lab.talk.chats.of(
-                server.lab.run(None)
-            )  # another that keeps the record is met now, not at a question
+        if server.lab.talk.published.single:  # another that keeps the record is met now, not at a question
+            server.lab.talk.chats.of(server.lab.run(None))
         with contextlib.suppress(OSError):
             os.nice(nice)
         torch.set_num_threads(threads)
@@ -126,19 +150,35 @@ def serve(
         url = url_of(address, number)
 
         async def run() -> None:
-            serving = asyncio.create_task(running.serve(sockets=[opened]))
+            serving = asyncio.create_task(running.serve(sockets=[opened]))  # it hands signals on at its end
             while not running.started and not serving.done():
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(TICK_SECONDS)
+            running.should_exit |= interrupts.number > 0
             if running.started:
                 note = {"url": url, "pid": os.getpid(), "started": time.time()}
                 replace_file(path / NOTE_FILE, json.dumps(note).encode())
                 ready(url, path / "server.token")
+            while not running.should_exit and not serving.done():
+                await asyncio.sleep(TICK_SECONDS)
+            server.stop()
             await serving
 
+        interrupts.raising = False
         try:
             asyncio.run(run())
         finally:
             forget(path, os.getpid())
+
+
+def leave(signal_number: int) -> NoReturn:
+    """End this process at once, as one that a signal ended (without one: as one that failed).
+
+    All that is to be kept is on disk. Taking apart what torch has loaded would cost a second of processor time, which
+    at the server's low priority beside a trainer became ten: Ctrl-C must not seem to hang.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(128 + signal_number if signal_number else 1)
 
 
 def forget(path: Path, pid: int) -> None:

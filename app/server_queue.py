@@ -7,21 +7,31 @@ the place at once: waiting work is taken out of the line, running work ends befo
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from lab.errors import LabError
 
 T = TypeVar("T")
 Work = Callable[[Callable[[], bool]], Iterator[T]]  # given `gone`, makes items
 MOST_WAITING = 32
+LAST_WORD_SECONDS = 1.0  # that running work gets to end by itself when all is to end: it notices before its next token
 
 
 class QueueFull(LabError):
     """More work waits than will be taken on."""
 
     exit_code = 1
+
+
+class Stopping(LabError):
+    """The server is going down: nothing is begun any more, and what was begun ends early."""
+
+    exit_code = 1
+
+    def __init__(self) -> None:
+        super().__init__("the server is stopping. Ask again when it is back.")
 
 
 class _End:
@@ -35,6 +45,7 @@ class Turn(Generic[T]):
         self._loop = asyncio.get_running_loop()
         self._items: asyncio.Queue[T | BaseException | _End] = asyncio.Queue()
         self._left = threading.Event()
+        self._stopped = False
         self._future: Future[None] | None = None
 
     async def next(self, seconds: float | None = None) -> T:
@@ -64,15 +75,24 @@ class Turn(Generic[T]):
         if self._future is not None:
             self._future.cancel()
 
+    def stop(self) -> None:
+        """The server goes down: whoever waits hears `Stopping`, at once or in place of the next item."""
+        self._stopped = True
+        self._left.set()
+        if self._future is not None and self._future.cancel():
+            self._tell(Stopping())
+
     def run(self, work: Work[T]) -> None:
         """In the worker thread: make the items."""
         try:
-            if not self._left.is_set():
-                for item in work(self._left.is_set):
-                    self._tell(item)
+            if self._left.is_set():
+                self._tell(Stopping() if self._stopped else _End())
+                return
+            for item in work(self._left.is_set):
+                self._tell(item)
             self._tell(_End())
         except BaseException as error:  # the thread must live on, and whoever asked must hear
-            self._tell(error)
+            self._tell(Stopping() if self._stopped else error)
 
     def _tell(self, item: T | BaseException | _End) -> None:
         try:
@@ -94,18 +114,24 @@ class Turns:
     busy: bool = False
     _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="model"))
     _count: threading.Lock = field(default_factory=threading.Lock)
+    _turns: "set[Turn[Any]]" = field(default_factory=set)  # that have not ended
+    _stopping: bool = False
 
     def take(self, work: Work[T]) -> Turn[T]:
         """Stand in line.
 
         Raises:
             QueueFull
+            Stopping: `stop` was called.
         """
+        turn: Turn[T] = Turn()
         with self._count:
+            if self._stopping:
+                raise Stopping
             if self.waiting >= self.most + (not self.busy):
                 raise QueueFull(f"{self.waiting} requests wait already, and {self.most} may. Ask again in a moment.")
             self.waiting += 1
-        turn: Turn[T] = Turn()
+            self._turns.add(turn)
 
         def begin() -> None:
             with self._count:
@@ -116,15 +142,27 @@ class Turns:
                 with self._count:
                     self.busy = False
 
-        def left_early(future: "Future[None]") -> None:
-            if future.cancelled():
-                with self._count:
-                    self.waiting -= 1
+        def ended(future: "Future[None]") -> None:
+            with self._count:
+                self._turns.discard(turn)
+                self.waiting -= future.cancelled()  # it left early
 
         turn._future = self._pool.submit(begin)
-        turn._future.add_done_callback(left_early)
+        turn._future.add_done_callback(ended)
         return turn
 
+    def stop(self) -> None:
+        """Take nothing more on, begin nothing that waits, and end what runs before its next token."""
+        with self._count:
+            self._stopping = True
+            turns = list(self._turns)
+        for turn in turns:
+            turn.stop()
+
     def close(self) -> None:
-        """Take nothing more on; what runs may end."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """`stop`, and wait for what runs: shortly, since work that cannot be told to end may take minutes."""
+        self.stop()
+        with self._count:
+            running = [turn._future for turn in self._turns if turn._future is not None]
+        wait(running, LAST_WORD_SECONDS)
+        self._pool.shutdown(wait=False)

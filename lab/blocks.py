@@ -9,10 +9,12 @@ import torch.nn.functional as F
 from einops import repeat
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformer_lens.hook_points import HookPoint
 
 from lab.attention import Attention, GroupedQueryAttention, KeyValueCache, Padding, Rotary
 from lab.errors import LabError
+from lab.fused import gated, rms_norm
 from lab.shape import GPTConfig
 
 
@@ -51,7 +53,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "... d_model"], fused: bool = False) -> Float[Tensor, "... d_model"]:
         if fused:
-            return F.rms_norm(x, x.shape[-1:], self.w, self.eps)
+            return rms_norm(x, self.w, self.eps)
         dtype = x.dtype
         x = x.float() if dtype not in (torch.float32, torch.float64) else x
         scale = self.hook_scale((x.pow(2).mean(-1, keepdim=True) + self.eps).sqrt())
@@ -77,7 +79,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch pos d_model"], fused: bool = False) -> Float[Tensor, "batch pos d_model"]:
         if fused:
-            return F.linear(F.silu(F.linear(x, self.W_gate.T)) * F.linear(x, self.W_in.T), self.W_out.T)
+            return F.linear(gated(F.linear(x, self.W_gate.T), F.linear(x, self.W_in.T)), self.W_out.T)
         pre = self.hook_pre(F.linear(x, self.W_gate.T.contiguous()))
         pre_linear = self.hook_pre_linear(F.linear(x, self.W_in.T.contiguous()))
         post = self.hook_post(F.silu(pre) * pre_linear + self.b_in)
@@ -90,6 +92,7 @@ class Block(nn.Module):
     def __init__(self, cfg: GPTConfig, rotary: Rotary, index: int) -> None:
         super().__init__()
         self.cfg, self.index, self.force_unfused = cfg, index, False
+        self.checkpointed = False  # what is inside runs again in the backward pass instead of being kept
         self.ln1, self.ln2 = RMSNorm(cfg), RMSNorm(cfg)
         self.attn = (GroupedQueryAttention if cfg.n_key_value_heads else Attention)(cfg, rotary)
         self.mlp = MLP(cfg)
@@ -113,6 +116,7 @@ class Block(nn.Module):
             self.hook_v_input,
             self.hook_mlp_in,
         )
+        self._between = (self.hook_attn_out, self.hook_resid_mid, self.hook_mlp_out)
 
     def forward(
         self,
@@ -125,17 +129,29 @@ class Block(nn.Module):
         )
         fused = not (opted or self.force_unfused or padding is not None or listened(*self._inner))
         resid_pre = self.hook_resid_pre(resid_pre)
+        if self.checkpointed and fused and cache is None and torch.is_grad_enabled() and not listened(*self._between):
+            # Both ends of the block lie outside, so that who listens to the stream is told once, and a pin acts once.
+            resid = checkpoint(
+                self._through, resid_pre, True, None, None, use_reentrant=False, preserve_rng_state=False
+            )
+        else:
+            resid = self._through(resid_pre, fused, cache, padding)
+        resid_post: Tensor = self.hook_resid_post(resid)
+        return resid_post
+
+    def _through(
+        self, resid_pre: Tensor, fused: bool, cache: KeyValueCache | None, padding: Padding | None
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """The block without its two ends."""
         attended = (
             self.attn.fused(self.ln1(resid_pre, True), self.index, cache)
             if fused
             else self._attend_unfused(resid_pre, cache, padding)
         )
-        resid_mid = self.hook_resid_mid(resid_pre + self.hook_attn_out(attended))
+        resid_mid: Tensor = self.hook_resid_mid(resid_pre + self.hook_attn_out(attended))
         mlp_in = self.hook_mlp_in(resid_mid.clone()) if self.cfg.use_hook_mlp_in else resid_mid
-        resid_post: Tensor = self.hook_resid_post(
-            resid_mid + self.hook_mlp_out(self.mlp(self.ln2(mlp_in, fused), fused))
-        )
-        return resid_post
+        out: Tensor = self.hook_mlp_out(self.mlp(self.ln2(mlp_in, fused), fused))
+        return resid_mid + out
 
     def _attend_unfused(self, resid_pre: Tensor, cache: KeyValueCache | None, padding: Padding | None) -> Tensor:
         self._refuse_deaf_hooks()

@@ -44,7 +44,7 @@ class Compiled:
         if pins is not None:
             raise HookOnCompiled(
                 f"{pins.pins[0].concept} is pinned at layer {pins.pins[0].layer}: a pin is a hook that stays, and a compiled "
-                "step runs none. Call the model itself, which is eager."
+                "step runs none. Call the model itself, which is eager; train with train.compile=false."
             )
         if listened(*self._modules):
             names = [name or "the model" for name, module in self._named if listened(module)]
@@ -52,7 +52,7 @@ class Compiled:
             raise HookOnCompiled(
                 f"{names[0]}{more} has a hook, and a compiled step runs none. Call the model itself, which is eager: "
                 "model(...), run_with_cache or run_with_hooks. Or take the hook off: model.reset_hooks(), with "
-                "including_permanent=True for a permanent one; one of torch's by its handle."
+                "including_permanent=True for a permanent one; one of torch's by its handle. Train with train.compile=false."
             )
         return self._step(*args, **kwargs)
 

@@ -25,6 +25,7 @@ from transformer_lens.hook_points import HookPoint
 from lab.attention import KeyValueCache, Padding, Rotary
 from lab.blocks import Block, Embed, HookNotEnabled, RMSNorm, Unembed, hooked, listened
 from lab.compiled import Compiled, HookOnCompiled, guard_hooks
+from lab.cross_entropy import IGNORED, summed_cross_entropy
 from lab.errors import LabError
 from lab.shape import GPTConfig
 from lab.surface import HookedSurface
@@ -115,6 +116,7 @@ class GPT(HookedSurface, HookedRootModule):
         attention_mask: Int[Tensor, "batch pos"] | None = None,
         stop_at_layer: int | None = None,
         past_kv_cache: KeyValueCache | None = None,
+        targets: Int[Tensor, "batch pos"] | None = None,
     ) -> Any:
         """Logits, loss, both, or the residual stream, called as HookedTransformer is.
 
@@ -127,6 +129,10 @@ class GPT(HookedSurface, HookedRootModule):
             attention_mask: 1 for real tokens, 0 for padding on either side.
             stop_at_layer: first block not to run; returns the residual stream there.
             past_kv_cache: continue after its positions; it is filled in place.
+            targets: what each position is to predict, -100 where it does not count. The loss is then the *sum* over those
+                that count, not shifted: a training step divides by the targets of all its micro-batches.
+
+        A loss alone never makes the logits of the whole batch (`lab.cross_entropy`), unless the head is listened to.
 
         Raises:
             ValueError: an unknown return_type, more positions than n_ctx, or a loss without targets.
@@ -169,13 +175,33 @@ class GPT(HookedSurface, HookedRootModule):
         resid = self.ln_final(resid, fused)
         if return_type is None:
             return None
+        if return_type == "loss" and fused and not loss_per_token:
+            return self._loss_by_pieces(resid, tokens, attention_mask, targets)
         logits = self.unembed(resid, fused)
         if return_type == "logits":
             return logits
-        if tokens is None:
-            raise ValueError("a loss needs its targets: pass tokens= beside the residual stream.")
-        loss = self.loss_fn(logits, tokens, attention_mask, per_token=loss_per_token)
+        if targets is not None:
+            loss = _cross_entropy(logits, targets, "none" if loss_per_token else "sum")
+        else:
+            loss = self.loss_fn(logits, _given(tokens), attention_mask, per_token=loss_per_token)
         return loss if return_type == "loss" else Output(logits, loss)
+
+    def _loss_by_pieces(
+        self,
+        resid: Float[Tensor, "batch pos d_model"],
+        tokens: Int[Tensor, "batch pos"] | None,
+        attention_mask: Int[Tensor, "batch pos"] | None,
+        targets: Int[Tensor, "batch pos"] | None,
+    ) -> Float[Tensor, ""]:
+        """What `unembed` and a plain cross-entropy would give, without the logits."""
+        if targets is not None:
+            return summed_cross_entropy(resid.flatten(0, 1), self.unembed.W_U, targets.flatten())
+        wanted = _given(tokens)[:, 1:]
+        number: int | Tensor = wanted.numel()
+        if attention_mask is not None:
+            counts = (attention_mask[:, :-1] * attention_mask[:, 1:]).bool()
+            wanted, number = wanted.masked_fill(~counts, IGNORED), counts.sum()
+        return summed_cross_entropy(resid[:, :-1].flatten(0, 1), self.unembed.W_U, wanted.flatten()) / number
 
     def compiled(self, **options: Any) -> Compiled:
         """A compiled twin of calling this model, on the same weights, for training; the model itself stays eager.
@@ -201,8 +227,7 @@ class GPT(HookedSurface, HookedRootModule):
         per_token: bool = False,
     ) -> Float[Tensor, ""] | Float[Tensor, "batch pos-1"]:
         """Cross-entropy of each next token in nats; pairs with padding on either side do not count."""
-        loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), tokens[:, 1:].flatten(), reduction="none")
-        loss = loss.view(tokens.shape[0], tokens.shape[1] - 1)
+        loss = _cross_entropy(logits[:, :-1], tokens[:, 1:], "none")
         if attention_mask is None:
             return loss if per_token else loss.mean()
         counts = (attention_mask[:, :-1] * attention_mask[:, 1:]).bool()
@@ -279,3 +304,26 @@ class GPT(HookedSurface, HookedRootModule):
         self._force_unfused = value
         for block in self.blocks:
             block.force_unfused = value
+
+    def checkpoint_blocks(self, value: bool) -> None:
+        """Whether blocks keep nothing of a training pass but the stream before them, and are run again in the backward pass.
+
+        A third more arithmetic for a fraction of the memory (arXiv:1604.06174). Weights, gradients and what a hook sees stay
+        the same: a block that is listened to inside keeps its activations, and no hook fires twice.
+        """
+        for block in self.blocks:
+            block.checkpointed = value
+
+
+def _given(tokens: Tensor | None) -> Tensor:
+    if tokens is None:
+        raise ValueError("a loss needs its targets: pass tokens= beside the residual stream.")
+    return tokens
+
+
+def _cross_entropy(
+    logits: Float[Tensor, "batch pos d_vocab"], targets: Int[Tensor, "batch pos"], reduction: str
+) -> Float[Tensor, "*batch_pos"]:
+    """In float32, 0 where a target is -100; [batch, pos], or one number where it is summed."""
+    loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction=reduction)
+    return loss.view(targets.shape) if reduction == "none" else loss

@@ -137,10 +137,15 @@ class TrainConfig(Section):
     threads: int = Field(0, ge=0)
     stop: int | None = Field(None, ge=1)  # the last step of this run, where that is before the schedule's; of a branch
     log_every: int = Field(10, ge=1)
+    checkpoint_blocks: bool = False  # run each block again in the backward pass instead of keeping its activations
+    compile: bool = False  # the step as one torch.compile graph; refuses hooks, so no pin and no anchor
 
 
 class OptimizerConfig(Section):
-    lr: float = Field(5e-3, gt=0, lt=10)
+    kind: Literal["adamw", "muon"] = "adamw"  # muon: for the matrices of the blocks; AdamW for all else
+    lr: float = Field(5e-3, gt=0, lt=10)  # peak rate of AdamW
+    muon_lr: float = Field(1e-2, gt=0, lt=10)  # peak rate of Muon; its updates are as long as AdamW's at the same rate
+    muon_momentum: float = Field(0.95, ge=0, lt=1)
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = Field(0.1, ge=0)
     clip: float = Field(1.0, gt=0)

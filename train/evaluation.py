@@ -5,26 +5,31 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from lab.corpus import Batch
+from lab.cross_entropy import IGNORED
 from lab.model import GPT
 from lab.sections import EvaluationConfig
 from train.attachments import Moment
 
 
-def batch_loss(model: GPT, batch: Batch, dtype: torch.dtype = torch.float32) -> tuple[Float[Tensor, ""], int]:
+def batch_loss(
+    model: GPT, batch: Batch, dtype: torch.dtype = torch.float32, forward: Callable[..., Any] | None = None
+) -> tuple[Float[Tensor, ""], int]:
     """Summed next-token cross-entropy of a batch in nats, and how many targets count.
 
-    The products run in `dtype` under autocast where that is not float32; the loss itself is always in float32.
+    The products run in `dtype` under autocast where that is not float32; the loss itself is always in float32. The logits of
+    the whole batch are never made (`lab.cross_entropy`), unless a hook sits on the head.
+
+    Args:
+        forward: called in place of the model, with the same arguments: its compiled twin, say.
     """
     device = model.W_E.device
+    targets = batch.tokens[:, 1:].masked_fill(~batch.mask, IGNORED).to(device)
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        logits = model(batch.tokens[:, :-1].to(device))
-    targets = batch.tokens[:, 1:].masked_fill(~batch.mask, -100).to(device)
-    loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-100, reduction="sum")
+        loss = (forward or model)(batch.tokens[:, :-1].to(device), targets=targets, return_type="loss")
     return loss, int(batch.mask.sum())
 
 

@@ -59,9 +59,9 @@ def train(session: Session) -> Outcome:
                 session.keep_bad_batch(batches, loss, norm)
                 save(session)
                 return Outcome("non-finite", 3)
-            rate = learning_rate(session.step, session.horizon, config.optimizer)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+            for group in optimizer.param_groups:  # each by the same schedule, from a peak of its own
+                group["lr"] = learning_rate(session.step, session.horizon, config.optimizer, group["peak"])
+            rate = optimizer.param_groups[0]["lr"]
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             for intervention in session.interventions:
@@ -83,17 +83,18 @@ def accumulate(session: Session, batches: Sequence[Batch]) -> tuple[float, int]:
     the others.
     """
     targets = sum(int(batch.mask.sum()) for batch in batches)
-    total = 0.0
+    losses: list[Tensor] = []
     for batch in batches:
-        summed, count = batch_loss(session.model, batch, session.dtype)
-        loss: Tensor = summed / max(1, targets)
-        total += float(loss.detach())
+        summed, count = batch_loss(session.model, batch, session.dtype, session.forward)
+        loss = summed / max(1, targets)
+        losses.append(loss.detach())
         for intervention in session.interventions:
             extra = intervention.loss(session.model, batch)
             if extra is not None:
                 loss = loss + extra * (count / max(1, targets))
         torch.autograd.backward(loss)
-    return total, targets
+    # Read once a step: on a graphics card each look waits for all that was asked of it.
+    return sum(torch.stack(losses).tolist()), targets
 
 
 def boundary(session: Session) -> None:

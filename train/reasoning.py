@@ -6,7 +6,7 @@ a scorer makes of texts that are no reasons for the answer stands in the same ro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -15,7 +15,7 @@ from lab.benchmark_items import Item, load_items
 from lab.benchmarks import Answer
 from lab.model import GPT
 from lab.records import Item as Row
-from probes.behaviour.reasoning import SCORERS, Case, Reader, admit, echo, of_others, words_shuffled
+from probes.behaviour.reasoning import SCORERS, Case, Reader, admit, asked_of, echo, of_others, words_shuffled
 from probes.behaviour.two_by_two import OWN, SAME_SUBJECT
 from train.benchmark_records import ADMISSION, REASONS, Reasons, done
 from train.conversations import Scene, weights_mark
@@ -24,7 +24,7 @@ from train.prompts import canonical
 from train.rationales import MAX_TOKENS, TEMPERATURE, CannotReason, ModelReader, reason_first, reason_for, write
 from train.references import earlier_reference
 
-PROTOCOL = "answer by likelihood, then a rationale; a rationale, then the answer, 1"
+PROTOCOL = "answer by likelihood, then a rationale; a rationale, then the answer, 2"
 BATCH = 20  # items; they lend one another their rationales
 Report = Callable[[str, float], None]
 
@@ -85,23 +85,31 @@ def _reasons(
     chosen = [answer.choice() for answer in answers]
     forced = [_another(scene.seed, item, choice) for item, choice in zip(items, chosen, strict=True)]
 
-    def written(model: GPT, kind: str, prompts: Sequence[str]) -> list[str]:
-        generators = [derived_generator(scene.seed, f"bench/{task}/{item.id}/{kind}", scene.step) for item in items]
-        return write(model, scene.tokenizer, prompts, generators)
+    prompts = {
+        OWN: [reason_for(item, choice) for item, choice in zip(items, chosen, strict=True)],
+        "first": [reason_first(item) for item in items],
+        "forced": [reason_for(item, option) for item, option in zip(items, forced, strict=True)],
+    }
 
-    after = [reason_for(item, choice) for item, choice in zip(items, chosen, strict=True)]
-    own = written(scene.model, OWN, after)
-    first = written(scene.model, "first", [reason_first(item) for item in items])
+    def written(model: GPT, kinds: Mapping[str, list[str]]) -> dict[str, list[str]]:
+        generators = [
+            derived_generator(scene.seed, f"bench/{task}/{item.id}/{kind}", scene.step)
+            for kind in kinds
+            for item in items
+        ]
+        said = iter(write(model, scene.tokenizer, [one for kind in kinds.values() for one in kind], generators))
+        return {kind: [next(said) for _ in items] for kind in kinds}
+
+    said = written(scene.model, prompts) | written(reference, {"reference": prompts[OWN]})
+    own, first = said[OWN], said["first"]
     others = of_others(items, own)
     texts = {
         OWN: own,
         SAME_SUBJECT: [other[-1] if other else "" for other in others],
         "word-shuffled": [words_shuffled(text) for text in own],
         "echo": [echo(item) for item in items],
-        "reference": written(reference, "reference", after),
-        "forced": written(
-            scene.model, "forced", [reason_for(item, option) for item, option in zip(items, forced, strict=True)]
-        ),
+        "reference": said["reference"],
+        "forced": said["forced"],
     }
     scores = judge(items, {source: forced if source == "forced" else chosen for source in texts}, texts, others, reader)
     read = reader([(item, text) for item, text in zip(items, first, strict=True)])
@@ -135,12 +143,15 @@ def judge(
         options: by source, which option of each item the rationale is for.
         texts: by source, the rationale of each item.
     """
-    scores: dict[str, dict[str, list[float]]] = {}
-    for scorer in SCORERS.values():
-        for source, said in texts.items():
-            cases = [Case(*case) for case in zip(items, options[source], said, others, strict=True)]
-            scores.setdefault(scorer.id, {})[source] = scorer.score(cases, reader)
-    return scores
+    cases = {
+        source: [Case(*case) for case in zip(items, options[source], said, others, strict=True)]
+        for source, said in texts.items()
+    }
+    # All at once: what every scorer will ask about an item is run after its question, which is run once.
+    reader([(case.item, text) for some in cases.values() for case in some for text in asked_of(case)])
+    return {
+        scorer.id: {source: scorer.score(some, reader) for source, some in cases.items()} for scorer in SCORERS.values()
+    }
 
 
 def _another(seed: int, item: Item, chosen: int) -> int:

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 from lab import checkpoint
+from lab.allocator import keep_freed_memory
 from lab.config import RunConfig
 from lab.corpus import Batch, Corpus
 from lab.errors import LabError
@@ -59,6 +60,7 @@ class Session:
     step: int
     horizon: int
     fresh: bool
+    forward: Callable[..., Any]  # what a training step calls: the model, or its compiled twin
     tokens_seen: int = 0
     newest: dict[str, float] = field(default_factory=dict)
     spent: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -325,6 +327,8 @@ def _session(
 ) -> Iterator[Session]:
     config = run.config
     device, dtype = choose_device(config)
+    if device.type == "cpu":
+        keep_freed_memory()
     if config.train.threads or device.type == "cpu":
         torch.set_num_threads(config.train.threads or os.cpu_count() or 1)
     seed_generators(config.train.seed)
@@ -338,6 +342,7 @@ def _session(
             resumed_from=saved.state["segment"] if saved and not imported else None,
             config_hash=config.hash(),
         )
+        model.checkpoint_blocks(config.train.checkpoint_blocks)
         optimizer = build_optimizer(model, config.optimizer)
         freeze = Freeze(config.freeze, model, optimizer, run, corpus, dtype)
         attachments = build_attachments(config, dtype)
@@ -358,6 +363,7 @@ def _session(
             step=0,
             horizon=config.train.steps,
             fresh=saved is None or imported,
+            forward=model.compiled(fullgraph=True, dynamic=False) if config.train.compile else model,
         )
         if saved is not None:
             session.load(saved)

@@ -135,6 +135,11 @@ def _truncation(cases: Sequence[Case], reader: Reader | None) -> list[float]:
     return _over([(case, _beginnings(case.rationale)) for case in cases], reader)
 
 
+def asked_of(case: Case) -> list[str]:
+    """Every text that the scorers here ask a reader about; one that remembers can be asked for all of them at once."""
+    return [case.rationale.strip(), *_baselines(case), *_beginnings(case.rationale)]
+
+
 def _baselines(case: Case) -> list[str]:
     """What carries no reason for this item: nothing, the question again, other items' reasons, its own words in disorder.
 

@@ -69,6 +69,17 @@ class PlainGPT(nn.Module):
         return F.cross_entropy(self(tokens)[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
 
     @torch.no_grad()
+    def initialise(self, seed: int) -> None:
+        """As GPT-2 and nanoGPT begin: .02 everywhere, over √(2·layers) for what writes to the stream."""
+        generator = torch.Generator().manual_seed(seed)
+        for name, weight in self.named_parameters():
+            if weight.ndim < 2:
+                continue
+            writes = name.endswith(("out.weight", "down.weight"))
+            deviation = 0.02 / (2 * len(self.blocks)) ** 0.5 if writes else 0.02
+            weight.copy_(torch.randn(weight.shape, generator=generator) * deviation)
+
+    @torch.no_grad()
     def copy_weights(self, model: GPT) -> None:
         """Take over the weights of one of our models, so that both compute the same function."""
         self.embed.weight.copy_(model.W_E)

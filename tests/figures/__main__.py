@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.pairs import circumstances
-from tests.figures import freeze, remedy, stereotypes, talks, verdicts
+from tests.figures import bench as benched
+from tests.figures import freeze, remedy, serving, stereotypes, surfacing, talks, verdicts
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -41,14 +42,17 @@ BENCHES: dict[str, tuple[str, list[str]]] = {
     "faults": (sys.executable, ["tests.benchmarks.faults"]),
     "interval": (sys.executable, ["tests.benchmarks.interval"]),
     "costs": (sys.executable, ["tests.benchmarks.costs", "--run", "laptop"]),
+    "serving": (sys.executable, ["tests.benchmarks.serving"]),
 }
 RUNS = ("demo", "laptop")
 VERDICTS = ("verdict_laptop", "verdict_smollm2")
 TALKS = ("talks_laptop", "talks_smollm2")
 FREEZE = "freeze"
-BEHAVIOUR = ("remedy", "stereotypes")
+BEHAVIOUR = ("remedy", "stereotypes", "surfacing")
+BENCHED = tuple(benched.MEASURES)
 BEGIN, END = "<!-- figures: rendered by python -m tests.figures -->", "<!-- /figures -->"
 BEGIN_FREEZE, END_FREEZE = "<!-- freeze: rendered by python -m tests.figures -->", "<!-- /freeze -->"
+BEGIN_SERVING, END_SERVING = "<!-- serving: rendered by python -m tests.figures -->", "<!-- /serving -->"
 BEGIN_VERDICTS, END_VERDICTS = "<!-- verdicts: rendered by python -m tests.figures -->", "<!-- /verdicts -->"
 BEGIN_TALKS, END_TALKS = "<!-- talks: rendered by python -m tests.figures -->", "<!-- /talks -->"
 
@@ -208,8 +212,14 @@ def rendered_readme() -> str:
     said = "\n\n".join(talks.render(name.removeprefix("talks_"), row) for name in TALKS for row in _rows(name))
     places = ((BEGIN, render(), END), (BEGIN_VERDICTS, shown, END_VERDICTS), (BEGIN_TALKS, said, END_TALKS))
     places += ((BEGIN_FREEZE, freeze.render(_rows(FREEZE)), END_FREEZE),)
-    rendered = (remedy.render(_rows("remedy"), _together("remedy")), stereotypes.render(_rows("stereotypes")))
-    for name, content in zip(BEHAVIOUR, rendered, strict=True):
+    places += ((BEGIN_SERVING, serving.render(_rows("serving")), END_SERVING),)
+    rendered: tuple[str, ...] = (
+        remedy.render(_rows("remedy"), _together("remedy")),
+        stereotypes.render(_rows("stereotypes")),
+        surfacing.render(_rows("surfacing")),
+    )
+    rendered += tuple(benched.render(name, _rows(name)) for name in BENCHED)
+    for name, content in zip((*BEHAVIOUR, *BENCHED), rendered, strict=True):
         places += ((f"<!-- {name}: rendered by python -m tests.figures -->", content, f"<!-- /{name} -->"),)
     for begin, content, end in places:
         place = f"{re.escape(begin)}.*?{re.escape(end)}"
@@ -225,10 +235,16 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
         return trained(name, folder)
     if name == FREEZE:
         return freeze.measure(folder)
+    if name in BENCHED:
+        if name == "bench_blimp" and not (folder / "laptop").exists():
+            trained("laptop", folder)
+        return benched.MEASURES[name](folder)
     if name == "remedy":
         return remedy.measure(folder)
     if name == "stereotypes":
         return stereotypes.measure(folder)
+    if name == "surfacing":
+        return surfacing.measure(folder)
     kind, _, model = name.partition("_")
     if model == "laptop" and not (folder / model).exists():
         trained(model, folder)
@@ -240,13 +256,17 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "names", nargs="*", help=f"of: {', '.join([*BENCHES, *RUNS, *VERDICTS, *TALKS, FREEZE, *BEHAVIOUR])}"
+        "names", nargs="*", help=f"of: {', '.join([*BENCHES, *RUNS, *VERDICTS, *TALKS, FREEZE, *BEHAVIOUR, *BENCHED])}"
     )
     parser.add_argument("--render", action="store_true")
     parser.add_argument("--runs", type=Path, help="keep the runs here, and use those that are there")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
-        for name in [] if options.render else options.names or [*BENCHES, *RUNS, *VERDICTS, *TALKS, FREEZE, *BEHAVIOUR]:
+        for name in (
+            []
+            if options.render
+            else options.names or [*BENCHES, *RUNS, *VERDICTS, *TALKS, FREEZE, *BEHAVIOUR, *BENCHED]
+        ):
             found = measure(name, options.runs or Path(folder))
             (HERE / f"{name}.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf8")
     (ROOT / "README.md").write_text(rendered_readme(), encoding="utf8")

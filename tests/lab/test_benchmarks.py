@@ -10,6 +10,7 @@ import torch
 from lab.benchmark_files import MOST_OPTIONS, BadItems, read_items
 from lab.benchmark_items import Item, UnknownTask, in_order, load_items, task, tasks
 from lab.benchmark_scoring import Request, likelihoods, requests
+from lab.benchmark_trees import planted
 from lab.benchmarks import METRICS, Answer, TrainingText, score
 from lab.model import GPT, GPTConfig
 from tests.contract import randomise
@@ -63,18 +64,31 @@ def test_a_question_under_many_rationales_is_run_once_and_each_rationale_once_fo
     wanted = [
         Request((*question, *rationale), option) for rationale in [some(20) for _ in range(8)] for option in options
     ]
-    run = 0
-
-    def count(value: torch.Tensor, hook: object) -> None:
-        nonlocal run
-        run += value.shape[0] * value.shape[1]
-
-    made.add_hook("hook_embed", count)
-    found = likelihoods(made, wanted)
-    made.reset_hooks()
-    assert run <= 30 + 8 * 20 + len(wanted) * 3  # one at a time: 32 × 52
-    for request, one in zip(wanted, found, strict=True):
+    for request, one in zip(wanted, likelihoods(made, wanted), strict=True):
         assert one.tokens == pytest.approx(one_by_one(made, request), abs=2e-5)
+    texts = [(*one.context, *one.continuation[:-1]) for one in wanted]
+    wide = GPT(GPTConfig(n_layers=1, d_model=512, n_heads=8, n_ctx=96, d_vocab=8))
+    (tree,) = planted(wide, texts)
+    assert len(tree.tokens) <= 30 + 8 * 20 + len(texts) * 2  # one at a time: 32 × 52
+    assert len(planted(made, texts)) > 1, "in a narrow model, comparing all with all costs more than the question again"
+
+
+def test_a_listener_hears_every_text_and_what_it_changes_counts() -> None:
+    made = model()
+    wanted = [Request((5, 6, 7), (at, 9)) for at in range(6)]
+    heard: list[int] = []
+
+    def halve(value: torch.Tensor, hook: object) -> torch.Tensor:
+        heard.append(value.shape[0])
+        return value / 2
+
+    plain = likelihoods(made, wanted)
+    made.add_hook("blocks.1.hook_resid_pre", halve)
+    changed = likelihoods(made, wanted)
+    assert sum(heard) == len(wanted)
+    for request, one in zip(wanted, changed, strict=True):
+        assert one.tokens == pytest.approx(one_by_one(made, request), abs=2e-5)
+    assert all(one.total != pytest.approx(other.total, abs=1e-3) for one, other in zip(plain, changed, strict=True))
 
 
 def test_the_batch_a_text_stands_in_changes_its_likelihood_by_float_noise_only() -> None:

@@ -41,10 +41,10 @@ def finish(session: Session, stop_at: int | None = None) -> Outcome:
 
 
 @pytest.fixture(scope="module")
-def reference(tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Twelve steps without a pause, a diary and a nudge along."""
-    root = tmp_path_factory.mktemp("runs")
-    return run_to(tiny_config(*SHORT), root, "reference", riders=Riders([Diary()], [Nudge()]))
+def reference(tiny_config: Config, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Run:
+    """Twelve steps without a pause, a diary and a nudge along; a parameter is further overrides."""
+    root, config = tmp_path_factory.mktemp("runs"), tiny_config(*SHORT, *getattr(request, "param", ()))
+    return run_to(config, root, "reference", riders=Riders([Diary()], [Nudge()]))
 
 
 def resumed_without(piece: str | None, reference: Run, name: str, monkeypatch: pytest.MonkeyPatch) -> Run:
@@ -61,6 +61,11 @@ def resumed_without(piece: str | None, reference: Run, name: str, monkeypatch: p
     return run
 
 
+MUON = ("optimizer.kind=muon",)
+KINDS = pytest.mark.parametrize("reference", [(), MUON, ("train.checkpoint_blocks=true",)], indirect=True)
+
+
+@KINDS
 def test_stopping_and_resuming_is_bit_exact(reference: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     run = resumed_without(None, reference, "whole", monkeypatch)
     assert digest(run) == digest(reference)
@@ -101,9 +106,11 @@ def test_observing_changes_no_bit_of_weights_or_optimizer(tiny_config: Config, t
         assert records.reading_steps(), "probing wrote nothing, so the comparison would prove nothing"
 
 
-def test_a_non_finite_loss_never_reaches_the_weights(tiny_config: Config, tmp_path: Path) -> None:
-    clean = run_to(tiny_config(*SHORT), tmp_path, "clean", stop_at=7, riders=Riders([], [Nudge()]))
-    with start(tiny_config(*SHORT), tmp_path, "poisoned", riders=Riders([], [Nudge(nan_at=7)])) as session:
+@pytest.mark.parametrize("more", [(), MUON])
+def test_a_non_finite_loss_never_reaches_the_weights(tiny_config: Config, tmp_path: Path, more: tuple[str]) -> None:
+    config = tiny_config(*SHORT, *more)
+    clean = run_to(config, tmp_path, "clean", stop_at=7, riders=Riders([], [Nudge()]))
+    with start(config, tmp_path, "poisoned", riders=Riders([], [Nudge(nan_at=7)])) as session:
         assert finish(session) == Outcome("non-finite", 3)
         run = session.run
     assert digest(run, 7)["model.safetensors"] == digest(clean, 7)["model.safetensors"]

@@ -36,6 +36,7 @@ def test_the_rate_stays_between_its_bounds_and_rises_only_while_warming_up(
     config = OptimizerConfig(lr=1.0, warmup_steps=min(warmup, horizon), decay=decay, final_lr_share=0.1)
     here, there = learning_rate(step, horizon, config), learning_rate(step + 1, horizon, config)
     assert 0 < here <= 1
+    assert learning_rate(step, horizon, config, peak=3e-2) == pytest.approx(3e-2 * here)  # the same shape from any peak
     if step >= config.warmup_steps:
         assert there <= here and here >= 0.1 - 1e-12
     if decay != "none" and config.warmup_steps < horizon:
