@@ -20,7 +20,7 @@ from lab.model import GPT
 from lab.tokenizer import Tokenizer
 
 TEMPERATURE = 0.8
-MAX_TOKENS = 24  # of a rationale, about 18 words: with 48, reasons for 400 items of SmolLM2 take twice as long
+MAX_TOKENS = 24  # of a rationale, about 18 words; every control is as long, and reading them is most of what reasons cost
 REASON, REASONING = "Reason:", "Reasoning:"
 _ROWS = 32
 
