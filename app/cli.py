@@ -6,6 +6,7 @@ the verb that needs it, so that `lab --help` answers at once.
 
 import contextlib
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -174,12 +175,16 @@ def app_(
     import webbrowser
 
     from app.example import copied
+    from app.interrupts import Interrupts
     from app.launch import start
     from lab.run import default_root
 
     if example and runs is not None:
         raise BadRequest("--example brings its own folder of runs. Leave --runs out, or --example.")
-    with copied() if example else contextlib.nullcontext(runs or default_root()) as root:
+    with contextlib.ExitStack() as stack:
+        root = stack.enter_context(copied()) if example else runs or default_root()
+        # SIGTERM too: what runs, and the copy, are gone whichever way it ends, also where a shell ignores Ctrl-C for it
+        stack.enter_context(Interrupts(signal.SIGINT, signal.SIGTERM))
         running = start(root, port)
         _say(f"the app is at {running.url} (Ctrl-C stops it)")
         if example:

@@ -18,6 +18,7 @@ from app.journal_rows import EntryRow as EntryRow
 from app.journal_rows import changed_at as changed_at
 from app.journal_rows import journal as journal
 from app.journal_rows import journal_mark as journal_mark
+from lab.database import written_at
 from lab.errors import LabError
 from lab.records import Records
 from lab.run import Run
@@ -60,7 +61,7 @@ def run_names(root: Path) -> list[str]:
         folders = [entry for entry in root.iterdir() if not entry.name.startswith(".") and entry.is_dir()]
     except OSError:
         return []
-    found = [(_touched(folder), folder.name) for folder in folders if _looks_like_a_run(folder)]
+    found = [(written_at(folder / "run.db") or 0.0, folder.name) for folder in folders if _looks_like_a_run(folder)]
     return [name for _, name in sorted(found, reverse=True)]
 
 
@@ -163,15 +164,6 @@ def lexical_tasks(records: Records, tasks: Sequence[str]) -> set[str]:
 
 def _looks_like_a_run(folder: Path) -> bool:
     return any((folder / sign).exists() for sign in SIGNS_OF_A_RUN)
-
-
-def _touched(folder: Path) -> float:
-    """When the run was last written to; the WAL is younger than the database while a trainer lives."""
-    times = [0.0]
-    for name in ("run.db", "run.db-wal"):
-        with contextlib.suppress(OSError):
-            times.append((folder / name).stat().st_mtime)
-    return max(times)
 
 
 def _within(step: int, span: tuple[int, int | None] | None) -> bool:

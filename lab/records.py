@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine, delete, exc, func, select, update
 from sqlalchemy.dialects.sqlite import insert as insert_or_leave
 from sqlalchemy.orm import Session
 
-from lab.database import RecordsBroken, RecordsMissing, RecordsTooNew, reading_engine
+from lab.database import RecordsBroken, RecordsMissing, RecordsTooNew, reading_engine, written_at
 from lab.errors import LabError
 from lab.history import Piece, lineage, series
 from lab.record_writer import RecordRefused, RecordsClosed, RecordsUnwritable, Writer
@@ -325,12 +325,8 @@ class Records:
             return list(session.scalars(query))
 
     def last_write_at(self) -> float | None:
-        """Unix seconds of the newest commit, from the files' times."""
-        times = []
-        for file in (self.path, self.path.with_name(self.path.name + "-wal")):
-            with contextlib.suppress(FileNotFoundError):
-                times.append(file.stat().st_mtime)
-        return max(times, default=None)
+        """Unix seconds of the newest commit."""
+        return written_at(self.path)
 
     def problems(self) -> list[str]:
         """What SQLite's integrity check finds; empty is good. Seconds per GB."""

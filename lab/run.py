@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from lab import run_lock
 from lab.checkpoint import CheckpointInfo, list_checkpoints, newest_first
+from lab.database import written_at
 from lab.durable import replace_file, sync_folder, write_file
 from lab.errors import LabError
 from lab.run_folder import (
@@ -239,8 +240,8 @@ class Run:
 
     def active_at(self) -> float:
         """Unix seconds of the last sign of life: a record, a checkpoint, or the creation."""
-        times = [0.0]
-        for name in (DATABASE, f"{DATABASE}-wal", "checkpoints/LATEST", MANIFEST):
+        times = [written_at(self.path / DATABASE) or 0.0]
+        for name in ("checkpoints/LATEST", MANIFEST):
             with contextlib.suppress(OSError):
                 times.append((self.path / name).stat().st_mtime)
         return max(times)

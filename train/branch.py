@@ -36,7 +36,17 @@ from train.twins import random_concept
 Kind = Literal["branch", "freeze", "unfrozen", "random", "lower"]
 PROBE_SET = "probe_set.json"
 # Another value of these would be other batches or another model, and the comparison with the parent would mean nothing.
-SHARED = ("model", "data", "train.seed", "train.batch", "train.accumulation", "train.steps", "train.stop", "freeze")
+SHARED = (
+    "model",
+    "data",
+    "train.seed",
+    "train.batch",
+    "train.accumulation",
+    "train.steps",
+    "train.stop",
+    "freeze",
+    "optimizer.kind",
+)
 
 
 class BranchRefused(LabError):
