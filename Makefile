@@ -32,7 +32,7 @@ demo: $(VENV)/ready
 
 test: setup
 	$(TEST) -m "not slow and not browser"
-	$(PYTEST) -m browser  # alone: a browser that shares two cores with two workers misses its deadlines
+	$(PYTEST) -m "browser and not slow"  # alone: a browser that shares two cores with two workers misses its deadlines
 
 test-slow: setup
 	$(TEST) -m slow

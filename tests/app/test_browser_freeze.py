@@ -52,7 +52,7 @@ def ask(watched: Watched, app: App, mode: str, steps: int) -> None:
 def test_the_freeze_dialog_starts_a_branch_that_can_be_watched_and_cancelled(browser: Any, app: App, run: Run) -> None:
     before = folder_hash(run)
     watched = Watched(browser, app)
-    ask(watched, app, "pin", 100_000)
+    ask(watched, app, "pin", 240_000)
     watched.sees("▶ running")
     made = run.path.parent / "fox--function-pin"
     until(lambda: (made / "manifest.json").is_file(), "the branch is made")
