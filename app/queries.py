@@ -18,10 +18,10 @@ from app.journal_rows import EntryRow as EntryRow
 from app.journal_rows import changed_at as changed_at
 from app.journal_rows import journal as journal
 from app.journal_rows import journal_mark as journal_mark
-from lab.database import written_at
 from lab.errors import LabError
 from lab.records import Records
 from lab.run import Run
+from lab.run_folder import written_at
 
 SIGNS_OF_A_RUN = ("config.toml", "run.db", "manifest.json")
 MOST_POINTS = 2000  # per curve: four lines of 50,000 points took 18 s to show, of 2,000 a moment

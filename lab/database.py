@@ -132,20 +132,6 @@ def _connect_read_only(uri: str) -> sqlite3.Connection:
     return connection
 
 
-def written_at(path: Path) -> float | None:
-    """Unix seconds of the newest write to a database, from the files' times; None without one.
-
-    The log beside it is younger while a writer lives. An empty one tells nothing: a reader makes it, too.
-    """
-    times = []
-    for file in (path, path.with_name(path.name + "-wal")):
-        with contextlib.suppress(OSError):
-            status = file.stat()
-            if status.st_size or file == path:
-                times.append(status.st_mtime)
-    return max(times, default=None)
-
-
 def _readable(path: Path) -> tuple[str, Callable[[], None] | None]:
     """An address at which the file can be read, and what to do when nobody reads it any more."""
     quoted = quote(str(path.absolute()))

@@ -16,10 +16,11 @@ from sqlalchemy import Connection, Engine, delete, exc, func, select, update
 from sqlalchemy.dialects.sqlite import insert as insert_or_leave
 from sqlalchemy.orm import Session
 
-from lab.database import RecordsBroken, RecordsMissing, RecordsTooNew, reading_engine, written_at
+from lab.database import RecordsBroken, RecordsMissing, RecordsTooNew, reading_engine
 from lab.errors import LabError
 from lab.history import Piece, lineage, series
 from lab.record_writer import RecordRefused, RecordsClosed, RecordsUnwritable, Writer
+from lab.run_folder import written_at
 from lab.tables import (
     Base,
     Claim,

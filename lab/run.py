@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 from lab import run_lock
 from lab.checkpoint import CheckpointInfo, list_checkpoints, newest_first
-from lab.database import written_at
 from lab.durable import replace_file, sync_folder, write_file
 from lab.errors import LabError
 from lab.run_folder import (
@@ -31,6 +30,7 @@ from lab.run_folder import (
     read_manifest,
     run_names,
     sweep,
+    written_at,
 )
 from lab.run_lock import RunLocked
 from lab.run_names import BadName, check_name, default_root, resolve_inside, suggestion

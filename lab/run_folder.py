@@ -45,6 +45,20 @@ class RunExists(LabError):
     """The name is taken."""
 
 
+def written_at(path: Path) -> float | None:
+    """Unix seconds of the newest write to a database, from the files' times; None without one.
+
+    The log beside it is younger while a writer lives. An empty one tells nothing: a reader makes it, too.
+    """
+    times = []
+    for file in (path, path.with_name(path.name + "-wal")):
+        with contextlib.suppress(OSError):
+            status = file.stat()
+            if status.st_size or file == path:
+                times.append(status.st_mtime)
+    return max(times, default=None)
+
+
 def run_names(root: Path) -> list[str]:
     """Folders under `root` that look like runs, ascending."""
     try:
