@@ -20,9 +20,8 @@ from lab.model import GPT
 from lab.tokenizer import Tokenizer
 
 TEMPERATURE = 0.8
-MAX_TOKENS = (
-    24  # of a rationale, about 18 words; every control is as long, and reading them is most of what reasons cost
-)
+# Of a rationale, about 18 words; every control is as long, and reading them is most of what reasons cost.
+MAX_TOKENS = 24
 REASON, REASONING = "Reason:", "Reasoning:"
 _ROWS = 32
 
