@@ -227,8 +227,15 @@ def test_a_clean_run_of_5000_steps_on_the_default_corpus_gives_at_most_one_alert
     clean(load_config("tiny", None, [*CLEAN, *settings]), tmp_path, record_property)
 
 
-# As a person would have it, but for the budget: a `tiny` step is so short that visits would be stretched to few.
-CLEAN = ("understanding.budget=1.0", "probing.every=0", "evaluation.every=0", "checkpoint.every=1000")
+# As a person would have it, but for the budget: a `tiny` step is so short that visits would be stretched to few. A battery of
+# contrasts takes as long as 600 of them, so it is asked once.
+CLEAN = (
+    "understanding.budget=1.0",
+    "understanding.contrasts_every=4000",
+    "probing.every=0",
+    "evaluation.every=0",
+    "checkpoint.every=1000",
+)
 
 
 def clean(config: RunConfig, root: Path, keep: Keep) -> None:
