@@ -6,14 +6,14 @@ what an episode holds is checked piece by piece, and a piece that is no number o
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import func, select
 
-from lab.database import reading_engine
+from lab.database import read_rows, reading_engine
 from lab.records import Command, Episode, Event, Finding, Latch, Records, Regime
 from probes.behaviour import contrasts
 from probes.behaviour.fallback import FALLBACK
@@ -117,7 +117,7 @@ def findings(records: Records) -> list[Seen]:
         Finding.id, Finding.step, Finding.severity, Finding.instrument, Finding.rule, Finding.version,
         Finding.text, Finding.value, Finding.lo, Finding.hi, Finding.segment,
     )  # fmt: skip
-    rows = _rows(records, query.order_by(Finding.id.desc()).limit(MOST_FINDINGS))
+    rows = read_rows(records.path, query.order_by(Finding.id.desc()).limit(MOST_FINDINGS))
     kept = in_history(records)
     return sorted((Seen(*row[:-1]) for row in rows if kept(row[-1], row[1])), key=lambda one: (-one.step, -one.id))
 
@@ -137,7 +137,7 @@ def talks(records: Records) -> list[Talk]:
     )  # fmt: skip
     kept = in_history(records)
     found = []
-    for id, step, kind, regime, topic, system, rates, at, levels, segment in _rows(records, query):
+    for id, step, kind, regime, topic, system, rates, at, levels, segment in read_rows(records.path, query):
         if kind in KINDS and kept(segment, step):
             known = rates_of(levels)
             reference = (at, known) if type(at) is int and known else None
@@ -248,15 +248,6 @@ def in_history(records: Records) -> Callable[[int | None, int], bool]:
         return first <= step and (last is None or step <= last)
 
     return kept
-
-
-def _rows(records: Records, query: Any) -> Sequence[Any]:
-    engine = reading_engine(records.path)
-    try:
-        with engine.connect() as connection:
-            return connection.execute(query).all()
-    finally:
-        engine.dispose()
 
 
 def _marks(found: Any) -> Iterable[Mark]:

@@ -5,14 +5,13 @@ Rows are what a person disputes one by one, so a list of a thousand must not car
 
 import contextlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import func, select
 
-from lab.database import reading_engine
+from lab.database import read_rows, reading_engine
 from lab.records import Claim, Entry, Records, Verdict
 
 LARGEST_VERDICT = 4_000_000  # bytes; a real one has some 50 kB
@@ -117,10 +116,10 @@ def latest_verdicts(records: Records, evidence: Path, limit: int = 4) -> list[La
     )
     stored = [
         Latest(claim, entry, step, name, author, text, wording if isinstance(wording, str) else "")
-        for claim, entry, step, name, author, text, wording in _read(records, query)
+        for claim, entry, step, name, author, text, wording in read_rows(records.path, query)
     ]
     untested = select(Claim.id, Claim.entry).where(Claim.id.not_in(select(Verdict.claim)))
-    entries = {claim: entry for claim, entry in _read(records, untested)}
+    entries = {claim: entry for claim, entry in read_rows(records.path, untested)}
     fresh = []
     for found in _verdict_files(evidence, set(entries)):
         claim, author, wording = found["claim"], found.get("author"), found.get("wording")
@@ -138,22 +137,13 @@ def _verdicts(
     if len(claims) <= MOST_NAMED:
         query = query.where(Verdict.claim.in_(claims))
     verdicts: dict[str, list[tuple[int, str, dict[str, Any]]]] = {}
-    for claim, step, name, *held in _read(records, query.order_by(Verdict.id)):
+    for claim, step, name, *held in read_rows(records.path, query.order_by(Verdict.id)):
         verdicts.setdefault(claim, []).insert(0, (step, name, held[0] if held else {}))
     for found in _verdict_files(evidence, claims):
         of_claim = verdicts.setdefault(found["claim"]["id"], [])
         if not of_claim or found["step"] > of_claim[0][0]:
             of_claim.insert(0, (found["step"], found["verdict"], found))
     return verdicts
-
-
-def _read(records: Records, query: Any) -> Sequence[Any]:
-    engine = reading_engine(records.path)
-    try:
-        with engine.connect() as connection:
-            return connection.execute(query).all()
-    finally:
-        engine.dispose()
 
 
 def _verdict_files(evidence: Path, claims: set[str]) -> list[dict[str, Any]]:

@@ -10,11 +10,12 @@ import shutil
 import sqlite3
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Engine, Executable, create_engine, event
 from sqlalchemy.dialects import sqlite as dialect
 from sqlalchemy.pool import QueuePool, StaticPool
 from sqlalchemy.schema import CreateIndex, CreateTable
@@ -130,6 +131,16 @@ def _connect_read_only(uri: str) -> sqlite3.Connection:
     connection = _connect(uri)
     connection.execute("PRAGMA query_only = ON")
     return connection
+
+
+def read_rows(path: Path, query: Executable) -> Sequence[Any]:
+    """All rows of one query, through a connection that is closed again. For a page that looks once."""
+    engine = reading_engine(path)
+    try:
+        with engine.connect() as connection:
+            return connection.execute(query).all()
+    finally:
+        engine.dispose()
 
 
 def _readable(path: Path) -> tuple[str, Callable[[], None] | None]:
