@@ -64,13 +64,14 @@ def chat(
     seed: Annotated[int | None, typer.Option(help="Of every answer (default: drawn, and recorded).", min=0)] = None,
     system: Annotated[str | None, typer.Option(help="Begin the conversation with this system prompt.")] = None,
 ) -> None:
-    """Talk with a run: Ctrl-C stops an answer, Ctrl-D ends. Recorded in chats.db, never trained on."""
+    """Talk with a run: Ctrl-C stops an answer, Ctrl-D ends. Recorded in chats.db; trained on only with data.chats = true."""
     from app import chat_terminal
+    from lab import chats
 
     found = find_run(run)
     partner, base = chat_terminal.partner_for(found, None)
     model = base if step is None else f"{base}@step-{step}"
-    _say(f"{found.name} ({found.state()}), answered by {partner.where}; recorded, not used for training")
+    _say(f"{found.name} ({found.state()}), answered by {partner.where}; recorded, {chats.use(found.config.data.chats)}")
     wish = chat_terminal.Wish(model, temperature, top_p, max_tokens, seed)
     try:
         chat_terminal.converse(partner, wish, _read, _write, _say, system)

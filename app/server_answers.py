@@ -16,8 +16,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from app.chats import Chats, Exchange
 from app.server_weights import Loaded, Published
+from lab.chats import Chats, Exchange
 from lab.errors import LabError
 from lab.generate import Generation, Sampling, stream
 from lab.run import Run

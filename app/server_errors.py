@@ -10,11 +10,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match
 
-from app.chats import ChatsUnwritable
 from app.server_answers import Gone
 from app.server_guard import Problem
 from app.server_queue import QueueFull, Stopping
 from app.server_weights import ModelMissing, WeightsMissing
+from lab.chats import ChatsUnwritable
 from lab.database import RecordsBroken, RecordsMissing, RecordsTooNew
 from lab.errors import LabError
 from lab.run import CheckpointMissing, NotARun, RunBroken, RunMissing

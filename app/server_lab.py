@@ -134,6 +134,7 @@ class Lab:
             weights_step=info.step if info else None,
             weights_saved_at=info.saved_at if info else None,
             weights_age=round(time.time() - info.saved_at, 1) if info else None,
+            chats_trained_on=run.config.data.chats,
         )
 
     def _opened(self, run: Run) -> queries.Opened:

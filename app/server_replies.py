@@ -163,6 +163,7 @@ class RunStatus(BaseModel):
     weights_step: int | None
     weights_saved_at: Number
     weights_age: Number
+    chats_trained_on: bool  # the run's data.chats
 
 
 class Status(BaseModel):

@@ -20,6 +20,7 @@ from probes.claims.grammar import UNPARSED
 __all__ = ["Moment", "timeline"]
 PAUSES = {"hold": "pause", "release": "unpause"}
 PAUSES |= {"remedy": "intervention", "feedback": "intervention", "feedback-stopped": "intervention"}
+PAUSES |= {"chats": "intervention"}
 AUTHOR = "model"  # of journal entries that no person wrote
 # By attachment: a metric that it records at every look, where neither conversations nor readings tell when it looked.
 LOOKS = {"understanding": "understanding/probe_loss", "evaluation": "validation/bits_per_byte"}

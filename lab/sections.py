@@ -103,6 +103,7 @@ class DataConfig(Section):
     validation_share: float = Field(0.02, gt=0, lt=0.5)
     tokenizer: str | None = None
     tokenizer_bytes: int = Field(8_000_000, ge=10_000)
+    chats: bool = False  # whether what people say to the model while it trains is trained on
 
     @model_validator(mode="after")
     def phases_fit_sources(self) -> Self:

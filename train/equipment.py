@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -10,6 +11,7 @@ from lab.errors import LabError
 from lab.tokenizer import Tokenizer
 from train.attachments import Attachment, Intervention
 from train.benchmarking import Benchmarks
+from train.chat_training import ChatTraining
 from train.check_ins import CheckIns
 from train.evaluation import Evaluation
 from train.feedback import Feedback
@@ -52,9 +54,13 @@ def build_attachments(config: RunConfig, dtype: torch.dtype) -> list[Attachment]
 
 
 def build_interventions(
-    config: RunConfig, dtype: torch.dtype, tokenizer: Tokenizer, attachments: Sequence[Attachment]
+    config: RunConfig, run: Path, dtype: torch.dtype, tokenizer: Tokenizer, attachments: Sequence[Attachment]
 ) -> list[Intervention]:
-    """What the configuration lets act on training besides a freeze; each is given what it listens to."""
+    """What the configuration lets act on training besides a freeze; each is given what it listens to.
+
+    Args:
+        run: the run's folder.
+    """
     interventions: list[Intervention] = []
     heard = [one for one in attachments if isinstance(one, SelfPlay)]
     if config.remedy.every:
@@ -70,6 +76,9 @@ def build_interventions(
             if isinstance(one, Evaluation):
                 one.listeners.append(feedback.measured)
         interventions.append(feedback)
+    if config.data.chats:
+        every, n_ctx = config.checkpoint.every, config.model.n_ctx
+        interventions.append(ChatTraining(run, every, n_ctx, tokenizer, config.train.seed, dtype))
     return interventions
 
 

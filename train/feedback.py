@@ -12,14 +12,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Int
 from torch import Tensor
 
 from lab.corpus import Batch
 from lab.model import GPT
 from lab.sections import FeedbackConfig
-from lab.tokenizer import BadTokenizer, Tokenizer
+from lab.tokenizer import Tokenizer
+from train.added_text import Rows, Told, drawn, laid_out, most_tokens, term
 from train.freeze_items import Change
 from train.gate import LAST, Gate
 from train.generators import derived_generator
@@ -44,7 +43,7 @@ class Feedback:
         self.refused: Counter[str] = Counter()
         self.stopped: int | None = None
         self._tokenizer, self._seed, self._dtype = tokenizer, seed, dtype
-        self._texts: deque[tuple[list[int], list[bool]]] = deque(maxlen=LAST)
+        self._texts: deque[Told] = deque(maxlen=LAST)
         self._step, self._begun, self._stopping, self._micro = 0, False, False, 0
         self._best: float | None = None
         self._worse, self._newest = 0, 0
@@ -77,37 +76,14 @@ class Feedback:
         rows = self.rows(most_tokens(self.config.share, real), int(model.cfg.n_ctx))
         if rows is None:
             return None
-        tokens, counts = rows
-        self._newest = int(counts.sum())
-        device = model.W_E.device
-        with torch.autocast(device.type, self._dtype, enabled=self._dtype != torch.float32):
-            logits = model(tokens[:, :-1].to(device))
-        targets = tokens[:, 1:].masked_fill(~counts, -100).to(device)
-        summed = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-100, reduction="sum")
-        return summed / real
+        self._newest = int(rows[1].sum())
+        return term(model, rows, batch, self._dtype)
 
-    def rows(self, most: int, n_ctx: int) -> tuple[Int[Tensor, "row pos_plus_1"], Bool[Tensor, "row pos"]] | None:
+    def rows(self, most: int, n_ctx: int) -> Rows | None:
         """Conversations drawn for this micro-batch, and which targets count: `most` of them, never more; None for none."""
         draw = derived_generator(self._seed, f"{self.name}/{self._micro}", self._step)
         self._micro += 1
-        chosen: list[tuple[list[int], list[bool]]] = []
-        for at in torch.randperm(len(self._texts), generator=draw).tolist():
-            whole, told = self._texts[at]
-            ids, counted = whole[: n_ctx + 1], told[: n_ctx + 1]
-            places = [place for place, counts in enumerate(counted) if counts][:most]
-            if not places:
-                break
-            most -= len(places)
-            end = places[-1] + 1
-            chosen.append((ids[:end], counted[:end]))
-        if not chosen:
-            return None
-        width = max(len(ids) for ids, _ in chosen)
-        tokens = torch.zeros(len(chosen), width, dtype=torch.long)
-        counts = torch.zeros(len(chosen), width, dtype=torch.bool)
-        for row, (ids, counted) in enumerate(chosen):
-            tokens[row, : len(ids)], counts[row, : len(ids)] = torch.tensor(ids), torch.tensor(counted)
-        return tokens, counts[:, 1:]
+        return drawn(self._texts, most, n_ctx, draw)
 
     def before_step(self) -> None:
         """Nothing."""
@@ -164,32 +140,10 @@ class Feedback:
 
     def _let_through(self, topic: str, texts: Sequence[str]) -> None:
         self.gate.let_through(topic, texts)
-        self._texts.append(laid_out(self._tokenizer, topic, texts))
+        # Learned is what the model said; not the topic, which is given.
+        self._texts.append(laid_out(self._tokenizer, _as_messages(topic, texts), 1))
 
 
-def most_tokens(share: float, real: int) -> int:
-    """How many own tokens are at most `share` of them and `real` real ones together.
-
-    >>> most_tokens(0.1, 90)
-    10
-    """
-    most = int(share / (1 - share) * real) + 1
-    while most * (1 - share) > share * real + 1e-9 * real:  # rounding, either way
-        most -= 1
-    return max(0, most)
-
-
-def laid_out(tokenizer: Tokenizer, topic: str, texts: Sequence[str]) -> tuple[list[int], list[bool]]:
-    """A conversation as training reads one, and which tokens count: those of the model, not the topic nor what opens it."""
-    roles = ["assistant" if at % 2 else "user" for at in range(len(texts) + 1)]
+def _as_messages(topic: str, texts: Sequence[str]) -> list[dict[str, str]]:
     contents = [topic, *texts]
-    given = [{"role": "user", "content": topic}]
-    try:
-        ids = tokenizer.chat([{"role": r, "content": c} for r, c in zip(roles, contents, strict=True)])[0]
-        before = len(tokenizer.chat(given)[0])
-    except BadTokenizer:  # a base model's, without a chat template
-        names = {"user": "User", "assistant": "Assistant"}
-        lines = [f"{names[role]}: {content}" for role, content in zip(roles, contents, strict=True)]
-        first = [tokenizer.bos, *tokenizer.encode(f"{lines[0]}\n")]
-        ids, before = [*first, *tokenizer.encode("\n".join(lines[1:])), tokenizer.end], len(first)
-    return ids, [at >= before for at in range(len(ids))]
+    return [{"role": "assistant" if at % 2 else "user", "content": text} for at, text in enumerate(contents)]

@@ -17,6 +17,7 @@ RULES = {
         "remedy", "remedy.begun", "1", "info", "what the model loops over becomes unlikely from this step on"
     ),
     "feedback": Rule("feedback", "feedback.begun", "1", "info", "self-play is trained on from this step on"),
+    "chats": Rule("chats", "chats.taken", "1", "info", "what people said to the model is trained on from this step on"),
     "feedback-stopped": Rule("feedback", "feedback.stopped", "1", "alert", "feedback did harm, and ended itself"),
 }
 

@@ -346,7 +346,7 @@ def _session(
         optimizer = build_optimizer(model, config.optimizer)
         freeze = Freeze(config.freeze, model, optimizer, run, corpus, dtype)
         attachments = build_attachments(config, dtype)
-        interventions = build_interventions(config, dtype, corpus.tokenizer, attachments)
+        interventions = build_interventions(config, run.path, dtype, corpus.tokenizer, attachments)
         session = Session(
             run=run,
             config=config,

@@ -12,13 +12,13 @@ from typing import Any
 import streamlit as st
 
 from app import strip_html
-from app.chats import Chats, Exchange
 from app.header import Top, ago, in_words
 from app.queries import Opened
 from app.server_client import Answered, NotAnswered, Remote, Wish
 from app.text_readings import Json
 from app.verdict_text import short, visible
 from app.views import past_chats, tracing
+from lab.chats import Chats, Exchange, use
 from lab.checkpoint import list_checkpoints
 
 NEWEST = "newest"
@@ -44,7 +44,8 @@ def page(top: Top) -> None:
     there = remote is not None
     st.html(f"<style>{strip_html.SHEET}</style>")
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.badge("not used for training", color="blue")
+        trained_on = opened.run is not None and opened.run.config.data.chats
+        st.badge(use(trained_on), color="orange" if trained_on else "blue")
         st.text(NOTICE)
     top.keep_fresh(lambda: _standing(opened, there))
     if remote is None:

@@ -10,7 +10,6 @@ import streamlit as st
 from sqlalchemy.exc import SQLAlchemyError
 
 from app import strip_html, text_readings
-from app.chats import Chats, ChatsMissing, Exchange
 from app.header import clock
 from app.queries import Opened
 from app.server_client import NotAnswered, Remote
@@ -19,6 +18,7 @@ from app.verdict_html import STYLE, facts_block
 from app.verdict_text import short, visible
 from app.views import tracing
 from app.views.linked import pick
+from lab.chats import Chats, ChatsMissing, Exchange
 from lab.checkpoint import list_checkpoints
 from lab.errors import LabError
 
@@ -94,7 +94,7 @@ def _exchange(opened: Opened, remote: Remote | None, record: Exchange) -> None:
         )
         with st.expander("Make it again"):
             st.code(
-                "from app.chats import Chats, reproduce\nfrom lab import load\n\n"
+                "from lab.chats import Chats, reproduce\nfrom lab import load\n\n"
                 f"run = load({opened.name!r}, root={str(opened.path.parent)!r})\n"
                 f"with Chats.reader(run.path) as chats:\n    exchange = chats.exchange({record.id!r})\n"
                 "reproduce(run, exchange).text  # the same tokens, however the first answer ended",

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
-from app.chats import Chats
 from app.launch import App, start
 from app.server import Server
+from lab.chats import Chats
 from lab.run import Run
 from tests.app.browsing import Watched
 from tests.app.serving import noted, talkative, until

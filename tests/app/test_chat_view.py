@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.chats import Chats, reproduce
 from app.server_answers import Ask, ChatBook, Talk
 from app.server_client import Answered, NotAnswered, Remote, Wish, reach
 from app.server_process import Found
 from app.server_weights import Published
 from app.verdict_text import visible
+from lab.chats import Chats, reproduce
 from lab.run import Run
 from tests.app.serving import noted, talkative, until
 from tests.app.test_views import words

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from app.chats import Chats, reproduce
 from app.server import create
 from app.server_guard import Policy
 from lab import assets
+from lab.chats import Chats, reproduce
 from lab.errors import LabError
 from lab.generate import Sampling, generate
 from lab.imports import import_run

@@ -6,7 +6,7 @@ from statistics import median
 
 import pytest
 
-from app.chats import Chats, reproduce
+from lab.chats import Chats, reproduce
 from tests.app.serving import start, training
 from tests.benchmarks.talkers import talk
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from starlette.testclient import TestClient
 
-from app.chats import Chats, reproduce
 from app.server import Server
+from lab.chats import Chats, reproduce
 from lab.generate import Sampling, generate
 from lab.run import Run
 from tests.app.serving import chat, events, served

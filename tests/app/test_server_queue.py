@@ -13,11 +13,11 @@ from urllib.parse import urlsplit
 import pytest
 
 from app import server_answers
-from app.chats import Chats
 from app.server import create
 from app.server_guard import Policy
 from app.server_process import find, forget, listening, url_of
 from lab import checkpoint
+from lab.chats import Chats
 from lab.generate import Generation
 from lab.run import Run
 from tests.app.serving import BASE, TOKEN, chat, events, loopback, served, until
@@ -185,7 +185,7 @@ def answers_while(run: Run, change: Callable[[int], None], changes: int, clients
 
 @pytest.mark.parametrize("swaps", [5, pytest.param(20, marks=pytest.mark.slow)])
 def test_newer_weights_are_taken_up_between_requests_and_none_fails(tmp_path: Path, swaps: int) -> None:
-    from app.chats import reproduce
+    from lab.chats import reproduce
 
     run = made_run(tmp_path, steps=(0, 8))
     weights = {"even": run.model(0).state_dict(), "odd": run.model(8).state_dict()}

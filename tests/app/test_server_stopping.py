@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from app.chats import Chats, reproduce
 from app.server_queue import Stopping, Turns
+from lab.chats import Chats, reproduce
 from lab.run import Run
 from tests.app.serving import Real, really_served
 from tests.made_runs import made_run

@@ -13,10 +13,10 @@ import pytest
 
 from app import chat_terminal
 from app.chat_terminal import Here, Remote, Wish, converse, partner_for
-from app.chats import Chats, reproduce
 from app.server import create
 from app.server_guard import Policy
 from app.server_process import Found, find
+from lab.chats import Chats, reproduce
 from lab.run import Run
 from tests.app.commands import command, environment, lab
 from tests.app.serving import PATIENCE, TOKEN, loopback, really_served, until

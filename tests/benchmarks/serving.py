@@ -28,8 +28,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from app.chats import Chats, reproduce
 from app.server_process import NICE, Found, find
+from lab.chats import Chats, reproduce
 from lab.config import RunConfig, load_config
 from lab.run import Run
 from tests.app.commands import command, environment

@@ -102,8 +102,8 @@ def main(folder: Path, text: Path, kills: int) -> dict[str, Any]:
     import uvicorn  # warm: what the children would import
 
     import app.server
-    from app.chats import Chats, reproduce
     from app.server_process import serve
+    from lab.chats import Chats, reproduce
     from lab.checkpoint import newest_valid
     from lab.config import load_config
     from lab.run import Run

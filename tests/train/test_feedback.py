@@ -17,7 +17,8 @@ from lab.tokenizer import Tokenizer
 from tests.made_runs import VOCABULARY, made_run
 from tests.train.digest import digest
 from tests.train.own_words import SHORT, finish, ids_of, sentence
-from train.feedback import Feedback, laid_out, most_tokens
+from train.added_text import laid_out, most_tokens
+from train.feedback import Feedback, _as_messages
 from train.session import Session, resume, start
 from train.talk import Talk, Turn
 
@@ -95,7 +96,7 @@ def test_the_term_is_the_summed_loss_of_own_tokens_over_the_real_ones(made: Run)
 
 
 def test_topic_and_what_opens_a_conversation_do_not_count(letters: Tokenizer) -> None:
-    ids, counts = laid_out(letters, "Tell me about bread.", ("I like it.", "So do I."))
+    ids, counts = laid_out(letters, _as_messages("Tell me about bread.", ("I like it.", "So do I.")), 1)
     own = letters.decode([token for token, counted in zip(ids, counts, strict=True) if counted])
     assert "bread" not in own and "I like it." in own and "So do I." in own
     assert max(ids) < VOCABULARY

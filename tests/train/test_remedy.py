@@ -90,10 +90,12 @@ def test_only_the_newest_looping_replies_are_kept_and_nothing_is_added_before_it
     assert told == {0: (0, False), 3: (0, False), 4: (1, True), 5: (0, False), 6: (0, True)}
 
 
-def test_switched_off_it_is_not_there_and_on_without_self_play_it_is_refused(tiny_config: Config) -> None:
+def test_switched_off_it_is_not_there_and_on_without_self_play_it_is_refused(
+    tiny_config: Config, tmp_path: Path
+) -> None:
     from train.equipment import build_interventions
 
-    assert build_interventions(tiny_config(), torch.float32, None, []) == []  # type: ignore[arg-type]
+    assert build_interventions(tiny_config(), tmp_path, torch.float32, None, []) == []  # type: ignore[arg-type]
     with pytest.raises(BadConfig, match=r"feedback.every = 1, but self_play.every = 0"):
         tiny_config("feedback.every=1")
     with pytest.raises(BadConfig, match=r"self_play.every = 0 and remedy.continuations = 0"):

@@ -1,8 +1,8 @@
 """Every exchange with a model, in the run's `chats.db`: what was asked, of which weights, with which seed, and the tokens.
 
-Written by the server alone (or by `lab chat` where no server runs), one writer at a time; nothing that trains reads it. An
-exchange is recorded before its first token leaves, with all that decides its tokens, so a kill loses no record: what was cut
-short can be made again, word for word, by `reproduce`. No torch until then.
+Written by the server alone (or by `lab chat` where no server runs), one writer at a time; nothing that trains reads it, but
+for a run that was told to (`data.chats`). An exchange is recorded before its first token leaves, with all that decides its
+tokens, so a kill loses no record: what was cut short can be made again, word for word, by `reproduce`. No torch until then.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from urllib.parse import quote
 
 from filelock import FileLock, Timeout
-from sqlalchemy import JSON, Engine, create_engine, func, select, update
+from sqlalchemy import JSON, Engine, create_engine, func, select, tuple_, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, Session, mapped_column
 from sqlalchemy.pool import StaticPool
@@ -31,6 +31,11 @@ APPLICATION, VERSION = 0x4C414243, 1  # "LABC"
 _PATIENCE = 0.5  # seconds
 _PLAINLY = {"synchronize_session": False}  # no object of the session is to be brought up to date
 _BUSY_SECONDS = 5.0
+
+
+def use(trained_on: bool) -> str:
+    """What is said to people before they talk, by the run's `data.chats`."""
+    return "used for training: data.chats = true" if trained_on else "not used for training"
 
 
 class ChatsUnwritable(LabError):
@@ -179,6 +184,13 @@ class Chats:
         wanted = select(Exchange).order_by(Exchange.begun_at.desc(), Exchange.id).limit(limit)
         with self._one_at_a_time, Session(self._engine, expire_on_commit=False) as session:
             return list(session.scalars(wanted))
+
+    def said_after(self, place: tuple[float, str]) -> list[tuple[tuple[float, str], list[dict[str, str]]]]:
+        """Messages of every chat that began after `place`, oldest first, each with its own place (time begun, id)."""
+        order = (Exchange.begun_at, Exchange.id)
+        wanted = select(*order, Exchange.asked).where(Exchange.kind == "chat", tuple_(*order) > place).order_by(*order)
+        with self._one_at_a_time, Session(self._engine) as session:
+            return [((begun_at, id), asked) for begun_at, id, asked in session.execute(wanted)]
 
     def count(self) -> int:
         with self._one_at_a_time, Session(self._engine) as session:
