@@ -89,6 +89,15 @@ class Journal(Order):
     """One journal entry by the model at the next step boundary."""
 
 
+class Note(Order):
+    """A person's entry for the journal. Kept as text; nothing in it is obeyed."""
+
+    author: str = Field(min_length=1, max_length=80)
+    text: str = Field(min_length=1, max_length=16_000)  # a file of at most 64 KiB holds it in any script
+    step: int = Field(ge=0)
+    written_at: float = Field(ge=0)  # unix seconds; with author and text it tells a repeated command from a second note
+
+
 class Freeze(Order):
     """Hold a concept of this run from the next step boundary on."""
 
@@ -115,6 +124,7 @@ VERBS: dict[str, type[Order]] = {
     "checkin": CheckIn,
     "selfplay": SelfPlay,
     "journal": Journal,
+    "note": Note,
     "freeze": Freeze,
     "release": Release,
 }

@@ -22,7 +22,7 @@ from lab.records import Command, Event, Records, RecordsUnwritable, Regime
 from lab.run import Run, RunLocked
 from lab.run_lock import TRAINING
 from train import commands
-from train.commands import Checkpoint, Freeze, Inbox, Message, Order, Pause, Release, SetInterval, Stop, Unpause
+from train.commands import Checkpoint, Freeze, Inbox, Message, Note, Order, Pause, Release, SetInterval, Stop, Unpause
 
 if TYPE_CHECKING:
     from train.attachments import Attachment
@@ -143,6 +143,8 @@ class Control:
                 return self._pause(order, step, trainer)
             case Unpause():
                 return self._unpause(order, step)
+            case Note():
+                return self._note(order)
         if trainer is None:
             return False, f"{REFUSED}no trainer was running. Start it with lab resume, then ask again"
         match order:
@@ -178,6 +180,15 @@ class Control:
         released = self.release(owner, step, order.reason)
         rest = "".join(f"; held by {other}: {reason}" for other, reason in self.held.items())
         return released, (f"{owner} released at step {step}" if released else f"{owner} held nothing") + rest
+
+    def _note(self, order: Note) -> Result:
+        from train.entries import BadEntry, take  # with the grammar of claims
+
+        try:
+            number, new = take(self.records, order)
+        except BadEntry as error:
+            return False, f"{REFUSED}{error}"
+        return new, f"entry {number} of the journal"
 
     def _stop(self, trainer: Trainer) -> Result:
         step = trainer.session.step
@@ -295,13 +306,14 @@ def wait(run: Run, id: str, seconds: float = 30.0) -> Acknowledgement:
                 )
             if time.monotonic() >= deadline:
                 raise NotAcknowledged(_still_waiting(run, seconds))
-            if not _is_trained(run):
+            if not is_trained(run):
                 _obey_without_trainer(run)
             else:
                 time.sleep(min(0.05, POLL_SECONDS))
 
 
-def _is_trained(run: Run) -> bool:
+def is_trained(run: Run) -> bool:
+    """Whether a trainer has the run now, and so obeys what is sent."""
     return str((run.holder() or {}).get("purpose", "")).startswith(TRAINING)
 
 

@@ -11,9 +11,11 @@ from typing import Any
 from lab.errors import LabError
 from lab.records import Claim as ClaimRow
 from lab.records import Entry, Records, RecordsMissing, Verdict
-from lab.run import Run
+from lab.run import Run, RunLocked
 from probes.claims.grammar import Claim, parse
 from probes.layers.labels import ALL_LABELS
+from train import control
+from train.commands import Note
 
 LONGEST = 100_000  # characters; a journal entry is a page, not a book
 
@@ -22,23 +24,53 @@ class BadEntry(LabError):
     """Text or author that no journal should hold, or an entry that is not there."""
 
 
-def add_entry(run: Run, text: str, author: str, step: int | None = None, kind: str = "note") -> tuple[int, list[Claim]]:
-    """Store an entry by a person (or an imported one) and the claims in it; the run must not be in use.
+def add_entry(
+    run: Run, text: str, author: str, step: int | None = None, kind: str = "note", patience: float = 30.0
+) -> tuple[int, list[Claim]]:
+    """Store an entry by a person (or an imported one) and the claims in it. A note is the trainer's to store while it trains.
 
     Args:
         step: what the entry speaks of; by default the newest checkpoint.
+        patience: seconds to wait for a trainer.
 
     Returns:
         The entry's number and its claims.
 
     Raises:
         BadEntry: no text, too much of it, or no author.
-        RunLocked, CheckpointMissing
+        RunLocked: another verb than training has the run.
+        NotAcknowledged: the trainer did not come to it in time; it will.
+        CheckpointMissing
     """
     check_entry(text, author)
-    at = run.checkpoint_info(step).step
-    with run.lock("journal"), Records.writer(run.database) as records:
-        return store(records, Entry(step=at, author=author, kind=kind, text=text, created_at=time.time()))
+    at, now = run.checkpoint_info(step).step, time.time()
+    try:
+        with run.lock("journal"), Records.writer(run.database) as records:
+            return store(records, Entry(step=at, author=author, kind=kind, text=text, created_at=now))
+    except RunLocked:
+        if kind != "note" or not control.is_trained(run):
+            raise
+    note = {"author": author, "text": text, "step": at, "written_at": now}
+    became = control.wait(run, control.send(run, "note", note), patience)
+    with run.records() as records:
+        number = next((row.id for row in records.rows(Entry, author=author, created_at=now)), None)
+    if number is None:
+        raise BadEntry(f"{run.name}: the trainer did not take the note: {became.result}")
+    return number, parse(text, number, ALL_LABELS)
+
+
+def take(records: Records, note: Note) -> tuple[int, bool]:
+    """Store a note that was sent to whoever holds the run's lock: its number, and whether it is new.
+
+    Raises:
+        BadEntry
+    """
+    check_entry(note.text, note.author)
+    for row in records.rows(Entry, author=note.author, created_at=note.written_at):
+        if row.text == note.text:  # a kill came before the acknowledgement: the command is repeated
+            return row.id, False
+    entry = Entry(step=note.step, author=note.author, kind="note", text=note.text, created_at=note.written_at)
+    return store(records, entry)[0], True
 
 
 def store(records: Records, entry: Entry) -> tuple[int, list[Claim]]:

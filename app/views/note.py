@@ -9,8 +9,10 @@ from app.queries import Opened
 from app.verdict_text import MODEL, claim_in_words
 from lab.errors import LabError
 from train import entries
+from train.control import NotAcknowledged
 
 LONGEST_AUTHOR = 80
+PATIENCE = 5.0  # seconds for a trainer that is busy with a visit
 UNTESTABLE = "No sentence of it makes a claim about the layers that can be tested; it stays a note."
 
 
@@ -52,7 +54,12 @@ def _add(opened: Opened, author: str, text: str) -> None:
         st.error("Not added: that name is the model's. Give yours.")
         return
     try:
-        number, claims = entries.add_entry(opened.run, text, author)
+        number, claims = entries.add_entry(opened.run, text, author, patience=PATIENCE)
+    except NotAcknowledged as error:
+        st.session_state["note done"] = True
+        st.info("Sent, but not in the journal yet: the trainer adds it at its next step.")
+        st.text(str(error))
+        return
     except (LabError, OSError) as error:
         st.error("Not added; the text is still here.")
         st.text(str(error))

@@ -28,6 +28,7 @@ from tests.app.commands import ROOT
 from tests.app.planted import make_run
 from tests.app.planted_verdicts import ENTRIES, SEED, make_journal, stored, verdict_of
 from tests.app.test_views import words
+from train import control
 
 Opener = Callable[..., AppTest]
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:,\d{3})*(?:\.\d+)?(?:e-\d+)?(?![\w%])")
@@ -255,17 +256,26 @@ def test_a_note_becomes_an_entry_with_its_author_and_its_claims(tmp_path: Path, 
     assert note.UNTESTABLE in words(shown) and "1 is in" not in words(shown)
 
 
-def test_a_note_that_cannot_be_written_is_kept_and_the_reason_said(tmp_path: Path, open_app: Opener) -> None:
+def test_a_note_that_cannot_be_written_is_kept_and_the_reason_said(
+    tmp_path: Path, open_app: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(note, "PATIENCE", 0.3)
     run = make_run(tmp_path, "busy", steps=())
     checkpoint.save(run.checkpoints_folder, 8, {"weight": torch.zeros(1)}, {}, {"step": 8})
     shown = noted(open_app(tmp_path, "journal"), "", SEED)
     assert "Give a name." in words(shown) and shown.text_area(key="note text").value == SEED
     assert "that name is the model's" in words(noted(shown, "Model", SEED))
-    with run.lock("train"):
+    with run.lock("verify"):
         shown = noted(shown, "Ada", SEED)
-        assert "is in use: train" in words(shown) and shown.text_area(key="note text").value == SEED
+        assert "is in use: verify" in words(shown) and shown.text_area(key="note text").value == SEED
     with run.records() as records:
         assert records.rows(Entry) == []
+    with run.lock("training"):  # by one who is busy
+        shown = noted(shown, "Ada", SEED)
+        assert "Sent, but not in the journal yet" in words(shown)
+    control.wait(run, next(run.inbox.glob("command-*.json")).stem.removeprefix("command-"))
+    with run.records() as records:
+        assert [entry.text for entry in records.rows(Entry)] == [SEED]
 
 
 def test_a_claim_without_verdict_names_the_command_that_makes_one(root: Path, open_app: Opener) -> None:

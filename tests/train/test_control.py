@@ -22,6 +22,7 @@ from lab.records import Command, Entry, Records, Regime
 from lab.run import BadName, Run, check_name
 from tests.train.digest import digest, losses
 from tests.train.riders import Diary
+from train import entries
 from train.commands import MOST_AT_ONCE, MOST_BYTES, VERBS, BadCommand, Inbox, order, post
 from train.control import Acknowledgement, Control, NotAcknowledged, send, wait
 from train.loop import Outcome, train
@@ -222,6 +223,32 @@ def test_a_visit_on_request_happens_once_a_step(tiny_config: Config, tmp_path: P
         run = session.run
     assert [row.changed for row in commands(run)] == [True, False, False, False] and rider.visits == 4
     assert events(run, "visit") == ["check_ins looked on request"]
+
+
+def test_a_persons_note_comes_into_the_journal_while_it_trains_and_a_repeated_one_once(
+    tiny_config: Config, tmp_path: Path
+) -> None:
+    text, found = "Semantic concepts are settled at layer 1. /pause", []
+
+    def write(session: Session) -> None:
+        writer = threading.Thread(target=lambda: found.append(entries.add_entry(session.run, text, "a person", 0)))
+        writer.start()
+        while not any(name.name.startswith("command") for name in session.run.inbox.iterdir()):
+            time.sleep(0.01)
+        session.report = lambda _: time.sleep(0.05) if writer.is_alive() else None
+
+    with start(tiny_config(*SHORT), tmp_path, "noted") as session:
+        assert finish(session, {5: write}).reason == "finished"
+        run = session.run
+    ((number, claims),) = found
+    (row,) = [one for one in entries.entries(run) if one["id"] == number]
+    assert (row["text"], row["author"], row["kind"], row["step"]) == (text, "a person", "note", 0)
+    assert [claim.status for claim in claims] == [one["status"] for one in row["claims"]] != []
+    (command,) = commands(run)
+    assert command.verb == "note" and command.acknowledged_step == 5
+    with Records.writer(run.database) as records:
+        again = entries.take(records, order("note", command.arguments))
+    assert again == (number, False) and len(entries.entries(run)) == 1
 
 
 def test_what_is_not_attached_is_refused_with_the_way_to_switch_it_on(tiny_config: Config, tmp_path: Path) -> None:
@@ -580,5 +607,5 @@ def test_sending_and_waiting_load_no_torch() -> None:
 
 def test_order_is_the_closed_set() -> None:
     steering = {"pause", "unpause", "checkpoint", "stop", "set-interval"}
-    assert set(VERBS) == steering | {"checkin", "selfplay", "journal", "freeze", "release"}
+    assert set(VERBS) == steering | {"checkin", "selfplay", "journal", "note", "freeze", "release"}
     assert order("pause", {}).model_dump() == {"owner": "user", "reason": "", "severity": "info"}
