@@ -122,6 +122,14 @@ def introduced_at(config: RunConfig, source: str) -> int:
             f"data.sources {source!r} {why}, so nothing can be said of before and after. Introduced later were: "
             f"{', '.join(later) or 'none; give a phase of data.phases a new source'}."
         )
+    if any(one.name == source and one.kind == "canaries" for one in config.data.sources):
+        with_it = [
+            name for name in _weighed(config, starts[0] + 1) if name not in (source, *_weighed(config, starts[0]))
+        ]
+        raise NotIntroduced(
+            f"data.sources {source!r} holds canaries, which are asked about in the report on the text they were planted beside: "
+            f"{', '.join(with_it) or 'none came with them; introduce a source in the same phase'}."
+        )
     return starts[0]
 
 
