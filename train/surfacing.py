@@ -127,7 +127,7 @@ def introduced_at(config: RunConfig, source: str) -> int:
             name for name in _weighed(config, starts[0] + 1) if name not in (source, *_weighed(config, starts[0]))
         ]
         raise NotIntroduced(
-            f"data.sources {source!r} holds canaries, which are asked about in the report on the text they were planted beside: "
+            f"data.sources {source!r} holds canaries, asked about in the report on the text they were planted beside: "
             f"{', '.join(with_it) or 'none came with them; introduce a source in the same phase'}."
         )
     return starts[0]
