@@ -7,7 +7,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install --quiet
 PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest
 TEST := $(PYTEST) -n 2 --dist loadgroup
 
-.PHONY: setup demo test test-slow test-tl39 lint bench figures screenshots app
+.PHONY: setup demo test test-slow test-tl39 lint bench bench-peers figures screenshots app
 
 setup: $(VENV)/ready-tests
 
@@ -58,6 +58,14 @@ bench: setup .venv-tl39/ready
 	.venv-tl39/bin/python -m tests.benchmarks.step --against hooked --context 256 --batch 16
 	.venv-tl39/bin/python -m tests.benchmarks.step --against hooked --context 1024 --batch 2
 	.venv-tl39/bin/python -m tests.benchmarks.harvest
+
+# Side by side with every peer, each in the environment that it needs: a plain GPT, transformers' Llama and `generate`,
+# HookedTransformer 3.9.0 (steps and harvesting), scikit-learn's probes, lm-eval. Writes tests/figures/*.json and README's tables.
+PAIRS ?= 15
+bench-peers: setup .venv-tl39/ready
+	$(BIN)/lab data get smollm2
+	$(BIN)/lab data get benchmarks
+	$(BIN)/python -m tests.figures peers --pairs $(PAIRS)
 
 figures: setup .venv-tl39/ready
 	$(BIN)/lab data get smollm2

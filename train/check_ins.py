@@ -14,6 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from sqlalchemy import select
+
+from lab.database import read_rows
 from lab.errors import LabError
 from lab.generate import Sampling
 from lab.records import Episode, Records
@@ -200,16 +203,23 @@ def compare(before: Sequence[Json], now: Sequence[Json]) -> Json:
 
 
 def last_check_in(records: Records, step: int, setting: str) -> Episode | None:
-    """The newest check-in before a step, in the newest history and the same setting."""
+    """The newest check-in before a step, in the newest history and the same setting.
+
+    Found in SQL, from the newest back: the words of thousands of earlier ones stay on disk.
+    """
     records.flush()
-    pieces = {id: (first, last) for id, first, last in records.lineage()}
-
-    def counts(row: Episode) -> bool:
-        first, last = pieces.get(row.segment, (1, 0))
-        is_before = first <= row.step < step and (last is None or row.step <= last)
-        return is_before and row.kind == EPISODE and row.data.get("setting") == setting
-
-    return max((row for row in records.rows(Episode) if counts(row)), key=lambda row: row.step, default=None)
+    for segment, first, last in reversed(records.lineage()):
+        until = step - 1 if last is None else min(last, step - 1)
+        query = (
+            select(Episode.id)
+            .where(Episode.kind == EPISODE, Episode.segment == segment, Episode.step.between(first, until))
+            .where(Episode.data["setting"].as_string() == setting)
+            .order_by(Episode.step.desc(), Episode.id)
+            .limit(1)
+        )
+        for (found,) in read_rows(records.path, query):
+            return records.rows(Episode, id=found)[0]
+    return None
 
 
 def check_in_now(run: Run, step: int | None = None, system: str | None = None, samples: int | None = None) -> Json:

@@ -4,7 +4,8 @@
 
 Both read the same windows of token ids in the same batches, keep the same activations in float32, and end with them in
 safetensors files on disk. The peer is used as its users use it: `with torch.no_grad(): model.run_with_cache(tokens,
-names_filter=[…])`, gathered, then `save_file`. JSON on stdout.
+names_filter=[…])`, gathered, then `save_file`. Peaks are of tensor bytes alive at once, beside the weights, for one batch:
+ours while it harvests the layers, the peer's while `run_with_cache` without a filter fills its cache. JSON on stdout.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from safetensors.torch import save_file
 from lab.collecting import collect
 from lab.model import GPT, GPTConfig
 from tests.benchmarks.pairs import alternate, circumstances
+from tests.live_bytes import LiveBytes
 from tests.tl39.oracle import twin
 
 
@@ -66,12 +68,32 @@ def compare(layers: list[int], pairs: int, windows: int, batch: int) -> dict[str
                     kept[name].append(cache[name])
         save_file({name: torch.cat(parts) for name, parts in kept.items()}, folder / "theirs.safetensors")
 
+    def peak_of(work: Callable[[], object]) -> int:
+        with torch.no_grad(), LiveBytes() as counted:
+            work()
+        return int(counted.peak)
+
+    def first_batch() -> None:
+        tokenizer: Any = Ids()
+        collect(ours, tokenizer, texts[:batch], names, folder / "peak", batch=batch, dtype="float32")
+
+    peaks = peak_of(first_batch), peak_of(lambda: theirs.run_with_cache(rows[:batch]))
     mine()
     other()
     result = alternate(mine, other, pairs)
     shutil.rmtree(folder)
     speed = round(1 / result["ratio_median"], 3)
-    return {"layers": layers, "windows": windows, "context": cfg.n_ctx, "tokens_per_second_ratio": speed} | result
+    return {
+        "layers": layers,
+        "windows": windows,
+        "context": cfg.n_ctx,
+        "tokens_per_second_ratio": speed,
+        "windows_at_peak": batch,
+        "ours_peak_bytes": peaks[0],
+        "theirs_peak_bytes": peaks[1],
+        "peak_ratio": round(peaks[0] / peaks[1], 4),
+        **result,
+    }
 
 
 def main(arguments: list[str]) -> None:

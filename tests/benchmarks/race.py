@@ -245,7 +245,7 @@ def main(arguments: list[str]) -> None:
     keep_freed_memory()  # as a run does; all have it
     settings = Settings(options.preset, options.minutes, options.threads, options.clock, tuple(options.set))
     race = Race(options.folder, settings, options.runs or default_root())
-    found = race.run(options.contenders, options.rates, options.seeds)
+    found = {"settings": asdict(settings), **race.run(options.contenders, options.rates, options.seeds)}
     print(json.dumps(circumstances("tests.benchmarks.race", arguments, options.threads) | found, indent=2))
 
 

@@ -3,6 +3,7 @@
     python -m tests.figures               # everything (about two hours on two cores)
     python -m tests.figures --render      # only README's table, from the JSON that is here
     python -m tests.figures demo laptop   # only these
+    python -m tests.figures peers --pairs 15  # side by side with every peer (make bench-peers)
 
 Benches against HookedTransformer 3.9.0 run in the second environment (make test-tl39 sets it up); `generation` needs the
 SmolLM2 asset (lab data get smollm2).
@@ -20,13 +21,20 @@ from typing import Any
 
 from tests.benchmarks.pairs import circumstances
 from tests.figures import bench as benched
-from tests.figures import freeze, remedy, serving, stereotypes, surfacing, talks, verdicts
+from tests.figures import freeze, growth, peers, remedy, serving, soak, stereotypes, surfacing, talks, verdicts
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 OTHER = ROOT / ".venv-tl39" / "bin" / "python"
+DEMO, WIDE = (
+    ["--d-model", "128", "--heads", "4", "--context", "128", "--batch", "32"],
+    ["--d-model", "512", "--batch", "4"],
+)
 BENCHES: dict[str, tuple[str, list[str]]] = {
+    "step_demo": (sys.executable, ["tests.benchmarks.step", *DEMO]),
     "step_plain": (sys.executable, ["tests.benchmarks.step"]),
+    "step_llama": (sys.executable, ["tests.benchmarks.step", "--against", "llama", *WIDE]),
+    "step_llama_256": (sys.executable, ["tests.benchmarks.step", "--against", "llama", "--batch", "16"]),
     "step_hooked_256": (
         str(OTHER),
         ["tests.benchmarks.step", "--against", "hooked", "--context", "256", "--batch", "16"],
@@ -43,12 +51,18 @@ BENCHES: dict[str, tuple[str, list[str]]] = {
     "interval": (sys.executable, ["tests.benchmarks.interval"]),
     "costs": (sys.executable, ["tests.benchmarks.costs", "--run", "laptop"]),
     "serving": (sys.executable, ["tests.benchmarks.serving"]),
+    "growth": (sys.executable, ["tests.benchmarks.growth"]),
+    "soak": (sys.executable, ["tests.benchmarks.soak"]),
+    "race": (sys.executable, ["tests.benchmarks.race"]),
 }
+OWN_FOLDER = ("soak", "race")  # benches that keep what they make in a folder of their own
+SIDE_BY_SIDE = (*peers.PEERS, "harvest", "generation", "probes", "bench_lm_eval")
 RUNS = ("demo", "laptop")
 VERDICTS = ("verdict_laptop", "verdict_smollm2")
 TALKS = ("talks_laptop", "talks_smollm2")
 FREEZE = "freeze"
 BEHAVIOUR = ("remedy", "stereotypes", "surfacing")
+LASTING = ("growth", "soak")
 BENCHED = tuple(benched.MEASURES)
 BEGIN, END = "<!-- figures: rendered by python -m tests.figures -->", "<!-- /figures -->"
 BEGIN_FREEZE, END_FREEZE = "<!-- freeze: rendered by python -m tests.figures -->", "<!-- /freeze -->"
@@ -57,12 +71,14 @@ BEGIN_VERDICTS, END_VERDICTS = "<!-- verdicts: rendered by python -m tests.figur
 BEGIN_TALKS, END_TALKS = "<!-- talks: rendered by python -m tests.figures -->", "<!-- /talks -->"
 
 
-def bench(name: str, folder: Path) -> dict[str, Any]:
+def bench(name: str, folder: Path, pairs: int | None = None) -> dict[str, Any]:
     """One bench in its environment; its JSON."""
     python, arguments = BENCHES[name]
+    arguments = arguments + (["--folder", str(folder / f"of-{name}")] if name in OWN_FOLDER else [])
+    arguments += ["--pairs", str(pairs)] if pairs is not None else []
     # One thread for every library: a second one of numpy's would count as CPU time of the peer that uses it.
     environment = os.environ | {"LAB_RUNS": str(folder), "OMP_NUM_THREADS": "1"}
-    if name == "generation":
+    if name == "generation" and not (folder / "smol").exists():
         command = [sys.executable, "-m", "app.cli", "import", "smollm2", "--name", "smol"]
         subprocess.run(command, cwd=ROOT, env=environment, check=True)
     if name == "costs" and not (folder / "laptop").exists():
@@ -120,25 +136,7 @@ def describe(name: str, folder: Path) -> dict[str, Any]:
 def render() -> str:
     """README's table, from the JSON files that are here."""
     rows = ["| what | measured | n |", "|---|---|---|"]
-    for name, title in (
-        ("step_plain", "training step / a plain PyTorch GPT without hooks, CPU time"),
-        ("step_hooked_256", "training step / HookedTransformer 3.9.0, CPU time"),
-        ("step_hooked_1024", "training step / HookedTransformer 3.9.0, CPU time"),
-    ):
-        for row in _rows(name):
-            saved = f"; memory kept for backward {row['saved_bytes_ratio']:.2f}×" if name != "step_plain" else ""
-            shape = f"context {row['context']}, batch {row['batch']}"
-            rows.append(f"| {title}, {shape} | {_ratio(row)}{saved} | {row['pairs']} pairs |")
-    for row in _rows("harvest"):
-        kept = "all 6 layers" if len(row["layers"]) > 1 else f"layer {row['layers'][0]} of 6"
-        title = f"`lab collect`, {kept} / HookedTransformer's `run_with_cache`, same names, CPU time"
-        rows.append(f"| {title} | {_ratio(row)} | {row['pairs']} pairs |")
-    for row in _rows("generation"):
-        title = "generating with SmolLM2-135M / transformers' `generate`, CPU time"
-        rows.append(f"| {title} | {_ratio(row)} | {row['pairs']} pairs |")
-    for row in _rows("probes"):
-        title = f"probes of all layers × folds × penalties, {row['estimator']} / scikit-learn `{row['peer']}`, CPU time"
-        rows.append(f"| {title} | {_ratio(row)}, {row['times_faster']:.1f} times faster | {row['pairs']} pairs |")
+    rows += [*peers.render(_rows), *peers.race(_content("race"))]
     for row in _rows("coverage"):
         held = ", ".join(f"{name} {share:.1%}" for name, share in row["coverage"].items())
         worst = max(abs(bias) for bias in row["bias_layers"].values())
@@ -166,7 +164,7 @@ def render() -> str:
         number = f"{row['step']['pairs']} pairs of steps, 3 visits each"
         rows.append(f"| `laptop`, everything attached / nothing attached, CPU time | {text} | {number} |")
         parts = [f"{one['name']} {one['share_of_run']:.1%}" for one in row["attachments"]]
-        step = f"a step between visits {_ratio(row['step'])}"
+        step = f"a step between visits {peers.ratio(row['step'])}"
         rows.append(f"| of that, by attachment | {', '.join(parts)}; {step} | {number} |")
     for name in RUNS:
         for row in _rows(name):
@@ -180,15 +178,18 @@ def render() -> str:
     return "\n".join(rows)
 
 
-def _rows(name: str, key: str = "rows") -> list[dict[str, Any]]:
+def _content(name: str) -> dict[str, Any]:
     file = HERE / f"{name}.json"
-    return list(json.loads(file.read_text(encoding="utf8")).get(key, [])) if file.exists() else []
+    return dict(json.loads(file.read_text(encoding="utf8"))) if file.exists() else {}
+
+
+def _rows(name: str, key: str = "rows") -> list[dict[str, Any]]:
+    return list(_content(name).get(key, []))
 
 
 def _together(name: str) -> list[dict[str, Any]]:
     """The row over all seeds, where a figure has one."""
-    file = HERE / f"{name}.json"
-    content = json.loads(file.read_text(encoding="utf8")) if file.exists() else {}
+    content = _content(name)
     return [content["together"]] if "together" in content else []
 
 
@@ -198,11 +199,6 @@ def _change(rule: dict[str, Any]) -> str:
         for one in (rule["before"], rule["after"])
     )
     return f"{before} → {after}"
-
-
-def _ratio(row: dict[str, Any]) -> str:
-    low, high = row["ratio_interval"]
-    return f"{row['ratio_median']:.2f}× [{low:.2f}, {high:.2f}]"
 
 
 def rendered_readme() -> str:
@@ -217,9 +213,11 @@ def rendered_readme() -> str:
         remedy.render(_rows("remedy"), _together("remedy")),
         stereotypes.render(_rows("stereotypes")),
         surfacing.render(_rows("surfacing")),
+        growth.render(_rows("growth")),
+        soak.render(_rows("soak")),
     )
     rendered += tuple(benched.render(name, _rows(name)) for name in BENCHED)
-    for name, content in zip((*BEHAVIOUR, *BENCHED), rendered, strict=True):
+    for name, content in zip((*BEHAVIOUR, *LASTING, *BENCHED), rendered, strict=True):
         places += ((f"<!-- {name}: rendered by python -m tests.figures -->", content, f"<!-- /{name} -->"),)
     for begin, content, end in places:
         place = f"{re.escape(begin)}.*?{re.escape(end)}"
@@ -227,10 +225,10 @@ def rendered_readme() -> str:
     return text
 
 
-def measure(name: str, folder: Path) -> dict[str, Any]:
+def measure(name: str, folder: Path, pairs: int | None = None) -> dict[str, Any]:
     """One figure; what is said of and by `laptop` is of the run that was trained for its own figure, or of a new one."""
     if name in BENCHES:
-        return bench(name, folder)
+        return bench(name, folder, pairs)
     if name in RUNS:
         return trained(name, folder)
     if name == FREEZE:
@@ -238,7 +236,7 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
     if name in BENCHED:
         if name == "bench_blimp" and not (folder / "laptop").exists():
             trained("laptop", folder)
-        return benched.MEASURES[name](folder)
+        return benched.harness(folder, pairs) if name == "bench_lm_eval" else benched.MEASURES[name](folder)
     if name == "remedy":
         return remedy.measure(folder)
     if name == "stereotypes":
@@ -254,20 +252,18 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
 
 
 def main(arguments: list[str]) -> None:
+    everything = [*BENCHES, *RUNS, *VERDICTS, *TALKS, FREEZE, *BEHAVIOUR, *BENCHED]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "names", nargs="*", help=f"of: {', '.join([*BENCHES, *RUNS, *VERDICTS, *TALKS, FREEZE, *BEHAVIOUR, *BENCHED])}"
-    )
+    parser.add_argument("names", nargs="*", help=f"of: {', '.join(everything)}; peers: {', '.join(SIDE_BY_SIDE)}")
     parser.add_argument("--render", action="store_true")
     parser.add_argument("--runs", type=Path, help="keep the runs here, and use those that are there")
+    parser.add_argument("--pairs", type=int, help="of what is compared with a peer, in place of 15")
     options = parser.parse_args(arguments)
+    asked = options.names or everything
+    names = [one for name in asked for one in (SIDE_BY_SIDE if name == "peers" else (name,))]
     with tempfile.TemporaryDirectory() as folder:
-        for name in (
-            []
-            if options.render
-            else options.names or [*BENCHES, *RUNS, *VERDICTS, *TALKS, FREEZE, *BEHAVIOUR, *BENCHED]
-        ):
-            found = measure(name, options.runs or Path(folder))
+        for name in [] if options.render else names:
+            found = measure(name, options.runs or Path(folder), options.pairs if name in SIDE_BY_SIDE else None)
             (HERE / f"{name}.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf8")
     (ROOT / "README.md").write_text(rendered_readme(), encoding="utf8")
 

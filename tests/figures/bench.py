@@ -78,11 +78,12 @@ def sample(archive: Path, folder: Path) -> None:
                 (folder / Path(member.name).name).write_text("\n".join(lines) + "\n", encoding="utf8")
 
 
-def harness(folder: Path) -> Json:
+def harness(folder: Path, pairs: int | None = None) -> Json:
     """lm-eval beside ours on SmolLM2: the same answers, and how many items a second."""
     _smollm2(folder)
     environment = os.environ | {"LAB_RUNS": str(folder), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "tests.benchmarks.bench_lm_eval", "--run", "smollm2", "--tasks", HARNESS_TASKS]
+    command += ["--pairs", str(pairs)] if pairs is not None else []
     done = subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE)
     found: Json = json.loads(done.stdout)
     return found
