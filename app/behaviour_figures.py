@@ -90,8 +90,9 @@ def over_steps(
     )
     highest = [point.rate.hi for point in points] + ([reference[1].hi] if reference else [])
     top = min(1.0, max([LEAST_TOP, *highest]))
-    figure.update_xaxes(title_text="step", tickformat=",d", rangemode="tozero", zeroline=False)
-    figure.update_yaxes(tickformat=".0%", range=[-0.03 * top, 1.05 * top], zeroline=False)
+    last = max((point.step for point in points), default=0)
+    figure.update_xaxes(title_text="step", tickformat=",d", range=[-0.03 * last - 1, 1.04 * last + 1], zeroline=False)
+    figure.update_yaxes(tickformat=".0%", range=[-0.06 * top, 1.05 * top], zeroline=False)
     return sized(figure, 290)
 
 

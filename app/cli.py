@@ -20,6 +20,7 @@ from app import (
     cli_conversations,
     cli_exchange,
     cli_freeze,
+    cli_plan,
     cli_report,
     cli_runs,
     cli_serve,
@@ -219,6 +220,7 @@ cli_control.register(app)
 cli_conversations.register(app)
 cli_exchange.register(app)
 cli_freeze.register(app)
+cli_plan.register(app)
 cli_report.register(app)
 cli_runs.register(app)
 cli_shimmer.register(app)

@@ -47,7 +47,7 @@ class Proof:
 
 def branches(root: Path, run: str, concept: str) -> list[Branch]:
     """Branches of a run that hold a concept, each with its controls that are there; sorted by name."""
-    manifests = {folder.name: _branch_of(folder) for folder in _folders(root)}
+    manifests = {folder.name: branch_record(folder) for folder in _folders(root)}
     found = []
     for name, about in sorted(manifests.items()):
         with contextlib.suppress(*DAMAGED):
@@ -63,9 +63,19 @@ def branches(root: Path, run: str, concept: str) -> list[Branch]:
     return found
 
 
+def branch_record(folder: Path) -> dict[str, Any]:
+    """What a run's manifest says of how it branched; empty for any other run, and where it cannot be read."""
+    with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
+        file = folder / "manifest.json"
+        if file.stat().st_size <= LARGEST:
+            about = json.loads(file.read_text(encoding="utf8")).get("branch")
+            return about if isinstance(about, dict) else {}
+    return {}
+
+
 def branched_from(run: Run) -> Json | None:
     """What the manifest says of a run that is a branch; None for any other, and where it does not hold together."""
-    about = _branch_of(run.path)
+    about = branch_record(run.path)
     with contextlib.suppress(*DAMAGED):
         return {key: about[key] for key in ("parent", "step", "kind")}
     return None
@@ -80,6 +90,8 @@ def proof(folder: Path, concept: str) -> Proof | None:
             data = json.loads(file.read_text(encoding="utf8"))
             if data["concept"]["name"] != concept:
                 continue
+            if data["branch"] != folder.name:
+                raise ValueError("it is another run's: prove this one")
             proof_text.headline(data), proof_text.subject(data), proof_text.rows(data), proof_text.facts(data)
             return Proof(folder.name, data)
         except FileNotFoundError:
@@ -99,7 +111,7 @@ def held(root: Path, run: str, records: Records, until: int | None = None, gener
         generations: how far back branches of branches are followed.
     """
     found: dict[str, Json] = {}
-    about = _branch_of(root / run)
+    about = branch_record(root / run)
     parent, step = about.get("parent"), about.get("step")
     if generations and isinstance(step, int) and parent in {folder.name for folder in _folders(root)}:
         opened = queries.open_run(root / str(parent))
@@ -130,16 +142,6 @@ def _folders(root: Path) -> list[Path]:
     with contextlib.suppress(OSError):
         return [path for path in root.iterdir() if not path.name.startswith(".") and path.is_dir()]
     return []
-
-
-def _branch_of(folder: Path) -> dict[str, Any]:
-    """`manifest["branch"]`, or nothing."""
-    with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
-        file = folder / "manifest.json"
-        if file.stat().st_size <= LARGEST:
-            about = json.loads(file.read_text(encoding="utf8")).get("branch")
-            return about if isinstance(about, dict) else {}
-    return {}
 
 
 def _is_control(theirs: Json, about: Json, concept: str) -> bool:

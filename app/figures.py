@@ -16,6 +16,7 @@ from probes.layers import lexical
 BLUE, ORANGE, GREEN, PINK, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8A8F98"
 OKABE_ITO = (BLUE, ORANGE, GREEN, PINK)
 MOST_TICKS = 14
+EDGE = 0.58  # of a cell, from its middle to the end of a map's axis: a frame around the last cell is drawn whole
 
 TASKS: dict[str, tuple[str, str]] = {
     "class.current": ("class of the current word", "function or content word, beyond what layer 0 already tells"),
@@ -131,11 +132,11 @@ def heat_map(cells: Sequence[Cell], step: int, layer: int) -> go.Figure:
         tickangle=0,
         showgrid=False,
         zeroline=False,
-        range=[-0.5, len(steps) - 0.5],
+        range=[-EDGE, len(steps) - 1 + EDGE],
     )
     figure.update_yaxes(
         title_text="layer",
-        range=[layers[0] - 0.5, layers[-1] + 0.5] if layers else None,
+        range=[layers[0] - EDGE, layers[-1] + EDGE] if layers else None,
         tickvals=thin(layers),
         ticktext=["0 (embedding)" if at == 0 else str(at) for at in thin(layers)],
         showgrid=False,
@@ -205,9 +206,7 @@ def over_steps(cells: Sequence[Cell], step: int, layer: int) -> go.Figure:
             )
         )
     _mark(figure, [(where[c.step], c) for c in here if c.step == step])
-    top = max(where, default=0)
-    ticks = [0, *(10**e for e in range(int(math.log10(top + 1)) + 1)), top] if top else [0]
-    ticks = [t for t in sorted(set(ticks)) if t == top or math.log10((top + 1) / (t + 1)) > 0.12]
+    ticks = log_ticks(list(where))
     figure.update_xaxes(
         title_text="step (log scale)",
         tickvals=[math.log10(t + 1) for t in ticks],
@@ -301,6 +300,26 @@ def _sized(figure: go.Figure, height: int) -> go.Figure:
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
+
+
+def log_ticks(steps: Sequence[int]) -> list[int]:
+    """Steps to label on an axis of log10(1 + step): powers of ten and both ends; of a short stretch, steps of its own.
+
+    >>> log_ticks([0, 3, 100, 1500]), log_ticks([512, 600, 700, 1000])
+    ([0, 1, 10, 100, 1500], [512, 600, 700, 1000])
+    """
+    if not steps:
+        return []
+    first, last = min(steps), max(steps)
+    powers = [0, *(10**e for e in range(len(str(last))))]
+    inside = [step for step in powers if first <= step < last]
+    wanted = sorted({first, *inside, last} if len(inside) > 1 else set(steps), reverse=True)
+    apart = max(0.05 * math.log10((last + 1) / (first + 1)), 1e-9)
+    kept = wanted[:1]
+    for step in wanted[1:]:
+        if math.log10((kept[-1] + 1) / (step + 1)) > apart:
+            kept.append(step)
+    return kept[::-1]
 
 
 def thin(numbers: Sequence[int]) -> list[int]:

@@ -7,12 +7,17 @@ and are called so.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import itertools
 import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from app import concepts
+from app.concept_card import DAMAGED
 from app.doctor import free_bytes
+from app.server_job_progress import branch_of
 from lab.checkpoint import is_log_milestone, list_checkpoints
 from lab.checkpoint_format import WEIGHTS, CheckpointInfo
 from lab.errors import LabError
@@ -36,6 +41,7 @@ class Choice:
     Attributes:
         step: the checkpoint to branch from; steps: to train from there, each run.
         target: of anchor: the drift to steer to, in units of the concept's spread.
+        name: of the branch; None for the usual one.
     """
 
     concept: str
@@ -44,6 +50,7 @@ class Choice:
     steps: int = STEPS
     twins: tuple[str, ...] = TWINS
     target: float = TARGET
+    name: str | None = None
 
     @property
     def runs(self) -> tuple[str, ...]:
@@ -55,7 +62,8 @@ class Choice:
         """As the server's job takes them."""
         told: dict[str, bool | int | float | str] = {"concept": self.concept, "mode": self.mode}
         told |= {"step": self.step, "steps": self.steps, "twins": ",".join(self.twins) or "none"}
-        return told | ({"target": self.target} if "anchor" in self.mode else {})
+        told |= {"target": self.target} if "anchor" in self.mode else {}
+        return told | ({"name": self.name} if self.name else {})
 
     def command(self, run: str) -> str:
         """As a person types it."""
@@ -85,6 +93,31 @@ class Cost:
     @property
     def fits(self) -> bool:
         return self.free is None or self.disk < self.free
+
+
+def named(run: Run, choice: Choice, sha256: str) -> Choice:
+    """The choice with a name of its own where the usual one is another experiment's, whose proof it would be taken for.
+
+    Args:
+        sha256: of the concept's subspace.
+    """
+    usual, root = str(branch_of("freeze", run.name, choice.options())), run.path.parent
+    names = (usual if number == 1 else f"{usual}-{number}" for number in itertools.count(1))
+    name = next(one for one in names if not (root / one).exists() or _same(root / one, run.name, choice, sha256))
+    return choice if name == usual else dataclasses.replace(choice, name=name)
+
+
+def _same(folder: Path, parent: str, choice: Choice, sha256: str) -> bool:
+    """Whether a run is the branch that this choice asks for, begun or done: asked for again, it goes on there."""
+    about = concepts.branch_record(folder)
+    with contextlib.suppress(*DAMAGED):
+        frozen = about["frozen"][0]
+        found = (about["parent"], about["step"], about["steps"], about["concept_sha256"][choice.concept])
+        held = (frozen["concept"], frozen["mode"], frozen["target"] if "anchor" in choice.mode else choice.target)
+        return (*found, *held) == (
+            parent, choice.step, choice.steps, sha256, choice.concept, choice.mode, choice.target,
+        )  # fmt: skip
+    return False
 
 
 def starts(run: Run) -> list[CheckpointInfo]:

@@ -6,6 +6,8 @@ Text out of a run folder is shown as plain text, never as Markdown: a run may co
 import contextlib
 import functools
 import logging
+import os
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from typing import Any, ParamSpec
 import streamlit as st
 
 from app import asking, queries
+from app.launch import ELSEWHERE
 from app.queries import Opened
 from app.verdict_text import short, visible
 from lab.records import Latch, Records
@@ -148,6 +151,13 @@ def empty_state() -> None:
         st.code(command, language="bash")
     st.text(f"Looked in {default_root().resolve()}. LAB_RUNS, or lab app --runs, names another folder.")
     mention_foreign()
+
+
+def say_where() -> None:
+    """Under a page: what a terminal needs first, when the commands on it are about runs that it would not find."""
+    if os.environ.get(ELSEWHERE):
+        st.caption("`lab` in your terminal looks for runs in another folder. Before a command of these pages:")
+        st.code(f"export LAB_RUNS={shlex.quote(str(default_root()))}", language="bash")
 
 
 def mention_foreign() -> None:

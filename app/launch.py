@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab.errors import LabError
+from lab.run_names import default_root
 
+ELSEWHERE = "LAB_RUNS_ELSEWHERE"  # set for the app when it shows runs that `lab` in the same terminal would not find
 HERE = Path(__file__).resolve().parent
 USUAL_PORT = 8501
 HARDENED = {  # on the command line too: there they win over a configuration file in the working directory
@@ -87,6 +89,7 @@ def start(runs: Path, port: int | None = None, timeout: float = 60.0, quiet: boo
     command += [f"--{option}={value}" for option, value in HARDENED.items()]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("STREAMLIT_")}
     environment["LAB_RUNS"] = str(Path(runs).resolve())
+    environment[ELSEWHERE] = "" if Path(runs).resolve() == default_root().resolve() else "1"
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
     sink = subprocess.DEVNULL if quiet else None
     process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink)

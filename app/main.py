@@ -57,6 +57,7 @@ def main() -> None:
     try:
         top = header.show()
         page.run()
+        header.say_where()
     finally:  # a page that ends early raises
         settling.settle()
 

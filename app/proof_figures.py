@@ -20,7 +20,8 @@ LOOKS = {
     "random": (PINK, "diamond"),
     "lower": (GREEN, "triangle-up"),
 }
-_FLOOR = EXACT_NRMSE / 100  # where a drift of exactly 0 is drawn on a logarithmic axis
+_FLOOR = EXACT_NRMSE / 100  # a logarithmic axis has no 0
+AT_FLOOR = f"A drift of less, or of exactly 0, stands at {_FLOOR:.0e}."
 
 
 def drift(proof: Json) -> go.Figure:
@@ -81,7 +82,9 @@ def leak(proof: Json) -> go.Figure | None:
 
 
 def _empty(title: str, unit: str, log: bool = False) -> go.Figure:
-    axis = {"title": {"text": f"{title}, {unit}" if unit else title}} | ({"type": "log"} if log else {})
+    axis = {"title": {"text": f"{title}, {unit}" if unit else title}} | (
+        {"type": "log", "exponentformat": "power", "dtick": 1} if log else {}
+    )
     return go.Figure(
         layout={
             "yaxis": axis,

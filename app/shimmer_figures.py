@@ -10,6 +10,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from app.figures import log_ticks
 from app.verdict_figures import plain
 
 Json = Mapping[str, Any]
@@ -80,12 +81,12 @@ def heat_map(tracks: Sequence[Json]) -> go.Figure:
                     },
                 )
             )
-    wanted = [0, *(10**e for e in range(int(math.log10(1 + steps[-1])) + 1)), steps[-1]] if steps else []
-    ticks = [t for t in sorted(set(wanted)) if t == steps[-1] or math.log10((steps[-1] + 1) / (t + 1)) > 0.12]
+    ticks = log_ticks(steps)
     figure.update_xaxes(
         title_text="step (log scale)",
         tickvals=[math.log10(1 + t) for t in ticks],
         ticktext=[f"{t:,}" for t in ticks],
+        range=_ends([place[step] for step in steps]),
         showgrid=False,
         zeroline=False,
         automargin=True,
@@ -142,6 +143,13 @@ def _events(track: Json, what: str, place: Mapping[int, float]) -> list[float]:
         return [place[step] for step in track[what]]
     stable = [one for one in track["change_points"] if one["stability"] >= STABLE_ENOUGH]
     return [(place[one["before"]] + place[one["step"]]) / 2 for one in stable]
+
+
+def _ends(places: Sequence[float]) -> list[float] | None:
+    """Where the first cell begins and the last one ends, as Plotly draws them: edges lie in the middle."""
+    if len(places) < 2:
+        return None
+    return [(3 * places[0] - places[1]) / 2, (3 * places[-1] - places[-2]) / 2]
 
 
 def _told(track: Json, point: Json) -> str:

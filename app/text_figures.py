@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
-from app.figures import BLUE, ORANGE, PINK, thin
+from app.figures import BLUE, EDGE, ORANGE, PINK, thin
 from app.text_readings import Grid
 from app.verdict_figures import plain
 from app.verdict_text import short
@@ -85,10 +85,10 @@ def heat_map(
         figure.add_shape(frame, line={"color": "black", "width": 5})
         figure.add_shape(frame, line={"color": "white", "width": 2})
     _positions(figure.update_xaxes, labels, wide, "position and token")
-    figure.update_xaxes(range=[-0.5, len(labels) - 0.5])
+    figure.update_xaxes(range=[-EDGE, len(labels) - 1 + EDGE])
     figure.update_yaxes(
         title_text="layer",
-        range=[-0.5, len(grid.values) - 0.5],
+        range=[-EDGE, len(grid.values) - 1 + EDGE],
         tickvals=thin(list(layers)),
         ticktext=["0 (embedding)" if at == 0 else str(at) for at in thin(list(layers))],
         showgrid=False,

@@ -68,10 +68,10 @@ def differences(verdict: Json) -> go.Figure | None:
         )
     ends = [_finite(found[key]) for _, found, _, _ in rows for key in ("lo", "hi")]
     reach = 1.08 * max([2 * wide, *(abs(end) for end in ends if end is not None)])
-    title = "Δ: depth of B less depth of A (right: A comes first)"
+    title = "Δ: depth of B less depth of A<br>(right: A comes first)"  # in two lines: half a narrow page holds them
     figure.update_xaxes(title_text=title, range=[-reach, reach], zeroline=False)
     _rows_on(figure, [label for label, _, _, _ in rows])
-    return _sized(figure, height=96 + 26 * len(rows))
+    return _sized(figure, height=112 + 26 * len(rows))
 
 
 def positions(verdict: Json) -> go.Figure | None:

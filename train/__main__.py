@@ -1,6 +1,7 @@
 """`python -m train`: start or resume a run, show how it goes, exit with a code that says how it ended.
 
-The `lab` command calls `run_new` and `run_again`; both print progress on stderr and return the exit code.
+The `lab` command calls `run_new` and `run_again`; both print progress on stderr and return the exit code. Under
+`torchrun --nproc-per-node N -m train` N processes train together (`parallel`), and the first of them alone speaks.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from lab.config import RunConfig, load_config
 from lab.errors import LabError
 from lab.run import Run, default_root
 from train.loop import Outcome, train
+from train.parallel import Ranks, joined
 from train.session import Session, resume, start
 
 PLAIN_EVERY_SECONDS = 10.0
@@ -24,8 +26,8 @@ PLAIN_EVERY_SECONDS = 10.0
 class Reporter:
     """Progress for people: a bar on a terminal, a plain line every ten seconds elsewhere."""
 
-    def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+    def __init__(self, quiet: bool = False) -> None:
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
         self.bar: Progress | None = None
         self.task: TaskID | None = None
         self.last = time.monotonic()
@@ -70,16 +72,28 @@ class Reporter:
 
 def run_new(config: RunConfig, root: Path | None = None, name: str | None = None) -> tuple[Run, Outcome]:
     """Train a new run to its horizon."""
-    reporter = Reporter()
-    return _drive(start(config, root, name, progress=reporter.data), reporter)
+    with joined() as ranks:
+        reporter = Reporter(quiet=not ranks.leads)
+        ended = _drive(start(config, root, name, progress=reporter.data, ranks=ranks), reporter)
+    return _spoken_for(ranks, *ended)
 
 
 def run_again(
     run: Run, from_step: int | None = None, extend_to: int | None = None, skip_batches: int = 0
 ) -> tuple[Run, Outcome]:
     """Go on with a run."""
-    reporter = Reporter()
-    return _drive(resume(run, from_step, extend_to, skip_batches, progress=reporter.data), reporter)
+    with joined() as ranks:
+        reporter = Reporter(quiet=not ranks.leads)
+        opening = resume(run, from_step, extend_to, skip_batches, progress=reporter.data, ranks=ranks)
+        ended = _drive(opening, reporter)
+    return _spoken_for(ranks, *ended)
+
+
+def _spoken_for(ranks: Ranks, run: Run, outcome: Outcome) -> tuple[Run, Outcome]:
+    """What rank 0 goes on with; the others have nothing to show, and end here."""
+    if not ranks.leads:
+        sys.exit(outcome.exit_code)
+    return run, outcome
 
 
 def _drive(opening: AbstractContextManager[Session], reporter: Reporter) -> tuple[Run, Outcome]:
@@ -94,6 +108,8 @@ def _drive(opening: AbstractContextManager[Session], reporter: Reporter) -> tupl
             outcome = train(session)
         finally:
             reporter.close()
+        if not session.ranks.leads:
+            return session.run, outcome
         session.record_costs()
         session.records.end_segment(session.segment, session.step, outcome.reason)
         if outcome.exit_code == 130:
@@ -126,7 +142,7 @@ def main() -> int:
             return run_again(Run.find(options.resume, default_root()))[1].exit_code
         return run_new(load_config(options.preset, options.config, options.set), name=options.name)[1].exit_code
     except LabError as error:
-        Console(stderr=True, highlight=False).print(str(error), markup=False)
+        Console(stderr=True, highlight=False, soft_wrap=True).print(str(error), markup=False)
         return error.exit_code
 
 

@@ -62,7 +62,14 @@ class Attachment(Protocol):
 
 
 class Intervention(Protocol):
-    """Acts on training, and says so."""
+    """Acts on training, and says so.
+
+    Four more methods are used where one has them: `between_steps(step)` begins and ends what is due and tells of it,
+    `numbers()` are metrics of the newest step, and `at(step, micro)` is told, after every boundary and on every one of
+    several processes, the step that comes next and the number of the process's first micro-batch in it. Only rank 0's is
+    asked to begin or end anything; the others are given its state where that changed (`parallel`). `again()` forgets the
+    micro-batches of this step so far: memory ran out, and it is made once more (`room`).
+    """
 
     name: str
 

@@ -69,9 +69,12 @@ class ChatTraining:
     def after_step(self) -> None:
         self._micro = 0
 
+    def at(self, step: int, micro: int = 0) -> None:
+        self._step, self._micro = step, micro
+
     def between_steps(self, step: int) -> list[Change]:
         """Take in what was said since the last time, where a checkpoint is due."""
-        self._step, self._micro = step, 0
+        self.at(step)
         if step % self._every or step == self._taken_at:
             return []
         self._taken_at = step

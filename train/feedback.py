@@ -91,9 +91,15 @@ class Feedback:
     def after_step(self) -> None:
         self._micro = 0
 
+    def again(self) -> None:
+        self._micro = 0
+
+    def at(self, step: int, micro: int = 0) -> None:
+        self._step, self._micro = step, micro
+
     def between_steps(self, step: int) -> list[Change]:
         """Begin at the configured step, once there is an evaluation to hold later ones against; end if it did harm."""
-        self._step, self._micro = step, 0
+        self.at(step)
         protocol = {"protocol": {**self.config.model_dump(mode="json"), "stopped": self._stopping}}
         if not self._begun and step >= self.config.from_step and self._best is not None:
             self._begun = True

@@ -84,6 +84,10 @@ class Freeze:
             anchor.after_step()
             item["lambda"] = anchor.weight
 
+    def again(self) -> None:
+        for _, anchor in self._anchors:
+            anchor.again()
+
     def between_steps(self, step: int) -> list[Change]:
         """Begin what is due, let go of what has ended, let pins fade; what changed."""
         changes = [self.release(item["concept"], step) for item in self._ended(step)]

@@ -26,6 +26,7 @@ from lab.lower_copy import LowerCopy
 from lab.model import GPT
 from lab.pins import residual_point
 from lab.subspaces import Subspaces
+from train.parallel import totals
 
 # λ grows by ρ·(NRMSE²/ε² − 1) a step on a log scale, at most FASTEST: from drift at twice the target it is multiplied by ten
 # in 16 steps. Downwards it goes at most ρ a step, so that the first steps, without any drift yet, cost it little.
@@ -72,14 +73,19 @@ class Anchor:
 
     def after_step(self) -> None:
         """Steer λ: dual ascent on a log scale."""
-        tokens = sum(count for _, count in self._squares)
+        here = (sum(value * count for value, count in self._squares), sum(count for _, count in self._squares))
+        summed, tokens = totals(here)
+        self._squares = []
         if not tokens:
             return
-        square = sum(value * count for value, count in self._squares) / tokens
-        self._squares = []
+        square = summed / tokens
         self.nrmse = math.sqrt(square)
         excess = min(FASTEST, RHO * (square / self.target**2 - 1))
         self.weight = min(max(self.weight * math.exp(excess), WEIGHTS[0]), WEIGHTS[1])
+
+    def again(self) -> None:
+        """Forget this step's micro-batches: it is made once more."""
+        self._squares, self._captured = [], None
 
     def remove(self) -> None:
         self._handle.remove()

@@ -7,7 +7,7 @@ et al. 2019, arXiv:1908.04319), and a rate that is high anyway tells little.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -62,9 +62,11 @@ def generate(
     """An answer of at most `tokens` tokens to every prompt, as far as the context reaches."""
     seed = generator.initial_seed()
     device = model.W_E.device
-    cache = KeyValueCache(model.cfg, len(prompts), device, model.W_E.dtype)
+    most = min(tokens, model.cfg.n_ctx - prompts.shape[1])
+    shape = replace(model.cfg, n_ctx=prompts.shape[1] + most)  # the whole context of `8gb` would be 2.4 GB, this is .6
+    cache = KeyValueCache(shape, len(prompts), device, model.W_E.dtype)
     newest, drawn = prompts, []
-    for _ in range(min(tokens, model.cfg.n_ctx - prompts.shape[1])):
+    for _ in range(most):
         logits = model(newest.to(device), past_kv_cache=cache)[:, -1].float().cpu()
         logits[:, tokenizer.vocab_size :] = -torch.inf  # rows that pad an imported vocabulary stand for nothing
         newest = torch.multinomial(torch.softmax(logits / TEMPERATURE, dim=-1), 1, generator=generator)

@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -41,18 +41,28 @@ def load_generators_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(_tensor(encoded), index)
 
 
-@contextmanager
-def untouched_generators() -> Iterator[None]:
-    """Whatever is drawn inside, the global generators go on afterwards as if nothing had been."""
+def kept_generators() -> Callable[[], None]:
+    """What puts the global generators back to where they are now."""
     words, arrays, cpu, cuda = random.getstate(), np.random.get_state(), torch.get_rng_state(), _cuda_states()
-    try:
-        yield
-    finally:
+
+    def put_back() -> None:
         random.setstate(words)
         np.random.set_state(arrays)
         torch.set_rng_state(cpu)
         for index, state in enumerate(cuda):
             torch.cuda.set_rng_state(state, index)
+
+    return put_back
+
+
+@contextmanager
+def untouched_generators() -> Iterator[None]:
+    """Whatever is drawn inside, the global generators go on afterwards as if nothing had been."""
+    put_back = kept_generators()
+    try:
+        yield
+    finally:
+        put_back()
 
 
 def derived_generator(seed: int, name: str, step: int) -> torch.Generator:

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,8 +18,9 @@ from train.attachments import Attachment, Moment, is_due
 from train.control import POLL_SECONDS, Trainer
 from train.evaluation import batch_loss
 from train.generators import untouched_generators
+from train.room import pieces, said_when_full, within_memory
 from train.schedule import learning_rate
-from train.session import Session
+from train.segment import Session
 
 
 @dataclass(frozen=True)
@@ -35,19 +37,22 @@ def train(session: Session) -> Outcome:
     Returns:
         "finished" (exit 0), "SIGINT"/"SIGTERM"/"stop" (130, saved), or "non-finite" (3, saved before the bad update).
     """
-    config, model, optimizer = session.config, session.model, session.optimizer
+    config, model, optimizer, ranks = session.config, session.model, session.optimizer, session.ranks
     parameters = [p for p in model.parameters() if p.requires_grad]
     with session.control.signals():
-        if session.step == 0 and session.fresh:
-            boundary(session)
-        elif session.turn():  # a branch's freeze holds from its first step on
-            save(session)
-        stand_still(session)  # a run that was killed or stopped while paused is paused still
-        while session.step < session.end and session.control.stop_reason is None:
+        ranks.decide(session, partial(begin, session))
+        while session.step < session.end and session.stop is None:
             started = time.perf_counter()
             cursor = session.corpus.state_dict()
             batches = [session.corpus.next_batch(session.step) for _ in range(config.train.accumulation)]
-            loss, targets = accumulate(session, batches)
+            passed = within_memory(session, partial(accumulate, session, batches))
+            if (
+                passed is None
+            ):  # out of memory: the same step from the same batch, in smaller micro-batches from here on
+                session.corpus.load_state_dict(cursor)
+                ranks.decide(session, partial(save, session))
+                continue
+            loss, targets = passed
             for intervention in session.interventions:
                 intervention.before_step()
             norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.optimizer.clip))
@@ -56,45 +61,65 @@ def train(session: Session) -> Outcome:
             ):  # before the update: a bad step never reaches the weights
                 optimizer.zero_grad(set_to_none=True)
                 session.corpus.load_state_dict(cursor)
-                session.keep_bad_batch(batches, loss, norm)
-                save(session)
+                ranks.decide(session, partial(put_aside, session, batches, loss, norm))
                 return Outcome("non-finite", 3)
             for group in optimizer.param_groups:  # each by the same schedule, from a peak of its own
                 group["lr"] = learning_rate(session.step, session.horizon, config.optimizer, group["peak"])
             rate = optimizer.param_groups[0]["lr"]
-            optimizer.step()
+            with said_when_full(session):
+                optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             for intervention in session.interventions:
                 intervention.after_step()
             session.step += 1
             session.tokens_seen += targets
             session.spent["train"] += time.perf_counter() - started
-            session.record_step(loss, norm, rate)
-            boundary(session)
-        if session.control.stop_reason is None:
-            return Outcome("finished", 0)
-        return Outcome(session.control.stop_reason, 130)
+            ranks.decide(session, partial(taken, session, loss, norm, rate))
+        return Outcome("finished", 0) if session.stop is None else Outcome(session.stop, 130)
 
 
 def accumulate(session: Session, batches: Sequence[Batch]) -> tuple[float, int]:
     """Gradients of the mean loss over all micro-batches; returns that mean in nats per token, and the number of targets.
 
     Divided by the targets of all micro-batches together: a fully masked one must neither give 0/0 nor count as much as
-    the others.
+    the others. Of several processes each takes its share of the rows, and gradients and loss are added up over all.
     """
     targets = sum(int(batch.mask.sum()) for batch in batches)
     losses: list[Tensor] = []
-    for batch in batches:
-        summed, count = batch_loss(session.model, batch, session.dtype, session.forward)
-        loss = summed / max(1, targets)
-        losses.append(loss.detach())
-        for intervention in session.interventions:
-            extra = intervention.loss(session.model, batch)
-            if extra is not None:
-                loss = loss + extra * (count / max(1, targets))
-        torch.autograd.backward(loss)
+    own = pieces(session.ranks.share(batches), session.micro_batch)
+    for batch in own:
+        with session.ranks.gradients(last=batch is own[-1]):
+            summed, count = batch_loss(session.model, batch, session.dtype, session.forward)
+            loss = summed / max(1, targets)
+            losses.append(loss.detach())
+            for intervention in session.interventions:
+                extra = intervention.loss(session.model, batch)
+                if extra is not None:
+                    loss = loss + extra * (count / max(1, targets))
+            torch.autograd.backward(loss)
     # Read once a step: on a graphics card each look waits for all that was asked of it.
-    return sum(torch.stack(losses).tolist()), targets
+    return session.ranks.total(sum(torch.stack(losses).tolist())), targets
+
+
+def begin(session: Session) -> None:
+    """Before the first step: what is due at step 0, or a branch's freeze, which holds from its first step on."""
+    if session.step == 0 and session.fresh:
+        boundary(session)
+    elif session.turn():
+        save(session)
+    stand_still(session)  # a run that was killed or stopped while paused is paused still
+
+
+def taken(session: Session, loss: float, norm: float, rate: float) -> None:
+    """A step is taken: its numbers, and the boundary to the next one."""
+    session.record_step(loss, norm, rate)
+    boundary(session)
+
+
+def put_aside(session: Session, batches: Sequence[Batch], loss: float, norm: float) -> None:
+    """A step that was not taken: its batch is kept as evidence, and the weights before it are saved."""
+    session.keep_bad_batch(batches, loss, norm)
+    save(session)
 
 
 def boundary(session: Session) -> None:

@@ -28,6 +28,7 @@ from probes.behaviour.findings import Span, as_characters
 from train import many
 from train.freeze_items import Change
 from train.generators import derived_generator
+from train.parallel import of_rank_0
 from train.talk import Talk
 
 KIND = "remedy"
@@ -50,6 +51,7 @@ class Remedy:
         self.heard, self.looped = 0, 0
         self._tokenizer, self._seed, self._dtype = tokenizer, seed, dtype
         self._step, self._begun, self._newest, self._went_on = 0, False, 0.0, -1
+        self._before = (self.pool, self.heard, self.looped)  # the newest continuations were remembered
 
     def hear(self, talk: Talk) -> None:
         """Remember the replies of a conversation that looped."""
@@ -58,7 +60,8 @@ class Remedy:
 
     def go_on(self, model: GPT, batch: Batch) -> None:
         """Let the model continue how some of the batch's sequences begin, and remember the continuations that loop."""
-        prompts = batch.tokens[: self.config.continuations, :PREFIX].tolist()
+        # Of several processes rank 0's, so that all remember the same replies.
+        prompts = of_rank_0(batch.tokens[: self.config.continuations, :PREFIX]).tolist()
         numbers = many.randoms(
             len(prompts), int(model.cfg.n_ctx), derived_generator(self._seed, f"{self.name}/continuations", self._step)
         )
@@ -80,6 +83,7 @@ class Remedy:
         settings = self.config
         if settings.continuations and self._step % settings.continuations_every == 0 and self._went_on != self._step:
             self._went_on = self._step  # once a step, whatever the number of micro-batches
+            self._before = (self.pool, self.heard, self.looped)
             self.go_on(model, batch)
         if not self.pool or self._step % settings.every:
             return None
@@ -96,9 +100,17 @@ class Remedy:
     def after_step(self) -> None:
         """Nothing."""
 
+    def again(self) -> None:
+        if self._went_on == self._step:
+            self._went_on = -1
+            self.pool, self.heard, self.looped = self._before
+
+    def at(self, step: int, micro: int = 0) -> None:
+        self._step = step
+
     def between_steps(self, step: int) -> list[Change]:
         """Begins at the configured step."""
-        self._step = step
+        self.at(step)
         if self._begun or step < self.config.from_step:
             return []
         self._begun = True

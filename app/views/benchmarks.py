@@ -170,7 +170,7 @@ def _item(answer: Answer, reasons: Reasons | None) -> None:
     rows: list[dict[str, Any]] = [
         {
             "Option": short(visible(_option(answer, at)), 300),
-            "": " · ".join(
+            "Is": " · ".join(
                 word for word, here in (("gold", at == item.gold), ("chosen", at == answer.choice())) if here
             ),
             "Log-likelihood": answer.likelihood[at],

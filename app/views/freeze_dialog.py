@@ -4,7 +4,6 @@ A branch with its twins is a job of the run's server; a run in training is asked
 does. Without either the dialog gives the command. Nothing that a model wrote gets here.
 """
 
-import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -40,8 +39,8 @@ BRANCH, HERE = "a branch, with twins", "this run, while it trains"
 WAIT = 10.0  # seconds for a trainer's answer
 SHOWN = 3  # jobs of a concept
 KIND = "freeze"
-OPEN = "freeze open"
-OF = re.compile(r"(\d{1,2}) of (\d{1,2}): ")  # what `lab freeze` says when it begins to train a run
+OPEN, ANSWER, AT_WORK = "freeze open", "freeze answer", "freezes at work"
+PROVED = "freeze proved"  # a branch whose proof is to be shown next
 ENDED = ("done", "failed", "cancelled")
 BADGES: dict[str, tuple[str, Any]] = {
     "queued": ("○ waiting in line", "gray"),
@@ -59,9 +58,9 @@ def button(opened: Opened, records: Records, concept: str, card: Card, mode: str
     # remembered, and not only while the button is pressed: a page that is drawn anew would close the dialog
     if st.session_state.get(OPEN) == (str(opened.path), concept):
         _dialog(opened, records, concept, card, mode)
-    answer = st.session_state.get("freeze answer")
+    answer = st.session_state.get(ANSWER)
     if answer and answer[0] == str(opened.path):
-        (st.success if answer[1] else st.error)("Done." if answer[1] else "Not done.")
+        (st.success if answer[1] else st.error)(answer[3] if answer[1] else "Not done.")
         st.text(short(visible(answer[2]), 600))
 
 
@@ -122,6 +121,9 @@ def _branch(opened: Opened, records: Records, choice: Choice, card: Card) -> Non
     choice = Choice(
         choice.concept, choice.mode, step, steps, tuple(twin for twin in TWINS if twin in twins), choice.target
     )
+    choice = freeze_plan.named(opened.run, choice, card.sha256)
+    if choice.name:
+        st.text(f"Another freeze has the usual name already, so this branch becomes {choice.name}.")
     fits = _cost(freeze_plan.cost(opened.run, records, choice, card.layer, starts[step]), choice)
     found = find(opened.path)
     st.code(choice.command(opened.name), language="bash", wrap_lines=True)
@@ -131,7 +133,7 @@ def _branch(opened: Opened, records: Records, choice: Choice, card: Card) -> Non
         )
         return
     if st.button("Confirm: train and prove", key="freeze confirm", type="primary", disabled=not fits):
-        _said(opened, *_asked(found, opened.name, choice))
+        _said(opened, *_asked(found, opened.name, choice), "Asked for: how it goes on is said below.")
 
 
 def _cost(cost: Cost, choice: Choice) -> bool:
@@ -195,9 +197,9 @@ def tell(opened: Opened, verb: str, arguments: Mapping[str, Any]) -> tuple[bool,
     return not answer.refused, answer.result.removeprefix(control.REFUSED)
 
 
-def _said(opened: Opened, done: bool, words: str) -> None:
+def _said(opened: Opened, done: bool, words: str, success: str = "Done.") -> None:
     _closed()
-    st.session_state["freeze answer"] = (str(opened.path), done, words)
+    st.session_state[ANSWER] = (str(opened.path), done, words, success)
     st.rerun(scope="app")
 
 
@@ -213,17 +215,28 @@ def jobs(opened: Opened, concept: str) -> None:
     if not shown:
         return
     st.markdown("**Asked for in this app, or of the server**")
-    running = {job.id for job in shown if job.state not in ENDED}
 
     def part() -> None:
         now = _of_concept(found, opened.name, concept)
-        if {job.id for job in now if job.state not in ENDED} != running:
+        if _ended(now):
             st.rerun(scope="app")
         for job in now:
             with st.container(border=True):
-                _job(found, opened, job)
+                _job(found, job)
 
-    st.fragment(part, run_every=LIVE if running else None)()
+    st.fragment(part, run_every=LIVE if any(job.state not in ENDED for job in shown) else None)()
+
+
+def _ended(now: Sequence[JobReply]) -> bool:
+    """Whether a job that was seen at work has ended; the page then shows its proof, not the one looked at before."""
+    before: set[str] = st.session_state.get(AT_WORK, set())
+    ended = [job for job in now if job.id in before and job.state in ENDED]
+    st.session_state[AT_WORK] = before - {job.id for job in ended} | {job.id for job in now if job.state not in ENDED}
+    for job in ended:
+        st.session_state.pop(ANSWER, None)  # that it was asked for is no news any more
+        if job.state == "done":
+            st.session_state[PROVED] = job.branch
+    return bool(ended)
 
 
 def _of_concept(found: Found, run: str, concept: str) -> Sequence[JobReply]:
@@ -233,17 +246,7 @@ def _of_concept(found: Found, run: str, concept: str) -> Sequence[JobReply]:
         return []  # the server has just ended: the next look finds none
 
 
-def _share(job: JobReply) -> float:
-    """0..1 of what it does now: as it says itself, or by the number of the run that it trains."""
-    for line in job.lines[::-1]:
-        if one := OF.match(line):
-            return min(1.0, (int(one[1]) - 1) / max(1, int(one[2])))
-        if "%" in line:
-            break
-    return job.progress or 0.0
-
-
-def _job(found: Found, opened: Opened, job: JobReply) -> None:
+def _job(found: Found, job: JobReply) -> None:
     words, colour = BADGES[job.state]
     began = "" if job.begun_at is None else f", for {header.ago((job.ended_at or time.time()) - job.begun_at)}"
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
@@ -256,7 +259,7 @@ def _job(found: Found, opened: Opened, job: JobReply) -> None:
             )
         )
     if job.state == "running":
-        st.progress(_share(job), text="of what it does now")
+        st.progress(job.progress or 0.0, text="of all runs and their proof")
     lines = job.lines[-10 if job.state == "failed" else -4 :]
     if lines:
         st.text("\n".join(short(visible(line), 300) for line in lines))
@@ -267,7 +270,17 @@ def _job(found: Found, opened: Opened, job: JobReply) -> None:
             st.text(short(visible(str(error)), 300))
         st.rerun(scope="app")
     if job.state == "done":
-        branch = job.result.get("branch") if isinstance(job.result, dict) else None
-        st.text(f"Its proof stands above{f', at {short(visible(str(branch)), 100)}' if branch else ''}.")
+        _its_proof(job)
     elif job.state in ("failed", "cancelled"):
         st.text("What was trained is kept; the same freeze again goes on there.")
+
+
+def _its_proof(job: JobReply) -> None:
+    """Where the proof of a job stands: a page shows one branch at a time, which may be another."""
+    if job.branch is None or job.branch == st.session_state.get("branch"):
+        st.text("Its proof stands above.")
+        return
+    st.text(f"Its branch is {short(visible(job.branch), 100)}; above stands another.")
+    if st.button("Show its proof", key=f"proof {job.id}"):
+        st.session_state[PROVED] = job.branch
+        st.rerun(scope="app")

@@ -118,6 +118,8 @@ def _entries(opened: Opened, concept: str, card: Card | None) -> None:
         "that of a twin that held a random subspace, nats per token."
     )
     by_name = {one.name: one for one in entries}
+    if (proved := st.session_state.pop(freeze_dialog.PROVED, None)) in by_name:
+        st.session_state["branch"] = proved
     _proof(by_name[pick("Branch", list(by_name), "branch", lambda name: name, width=620)], concept, card)
 
 
@@ -176,7 +178,11 @@ def _figures(proof: Json) -> None:
     n = f"{number(proof['text']['tokens'])} held-out tokens of {number(proof['text']['documents'])} documents"
     where = f"layer {proof['concept']['layer']} (0 = embedding sum, l = after block l), step {number(proof['to_step'])}"
     drawn = (
-        ("drift", proof_figures.drift(proof), f"Drift of the concept by model, n = {n}, {where}; bars: 95 %."),
+        (
+            "drift",
+            proof_figures.drift(proof),
+            f"Drift of the concept by model, n = {n}, {where}; bars: 95 %. {proof_figures.AT_FLOOR}",
+        ),
         ("cost", proof_figures.cost(proof), f"Loss of the branch less each twin's, n = {n}; bars: 95 %."),
         (
             "leak",

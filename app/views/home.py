@@ -5,7 +5,7 @@ from typing import Any
 
 import streamlit as st
 
-from app import behaviour, header, queries, verdict_html
+from app import behaviour, concept_html, header, queries, verdict_html
 from app.behaviour import Seen
 from app.header import Top
 from app.journal_rows import latest_verdicts
@@ -15,7 +15,6 @@ from app.verdict_text import number, short, visible
 from app.views import past
 from lab.records import Records
 from lab.run import default_root
-from lab.tables import SEVERITIES
 
 SPARK_POINTS = 120
 MOST_VERDICTS, MOST_FINDINGS = 3, 8
@@ -31,7 +30,7 @@ def page(top: Top, journal: Any, understanding: Any) -> None:
     opened = top.opened
     top.keep_fresh(lambda: _newest(opened))
     if opened.records is not None:
-        st.html(f"<style>{verdict_html.STYLE}</style>")
+        st.html(f"<style>{verdict_html.STYLE}{concept_html.SHEET}</style>")
         left, right = st.columns(2, gap="large")
         with left:
             _verdicts(opened, opened.records, journal)
@@ -52,7 +51,7 @@ def _newest(opened: Opened) -> None:
     of = f" of {summary.steps:,}" if summary.steps else ""
     cards = (
         (f"Step{of}", "", header.number(summary.step, ",d")),
-        ("Training loss, nats per token", "train/loss", header.number(summary.loss)),
+        ("Loss, nats per token", "train/loss", header.number(summary.loss)),
         ("Validation, bits per byte", "validation/bits_per_byte", header.number(summary.bits_per_byte)),
         ("Tokens per second", "train/tokens_per_second", header.number(summary.tokens_per_second, ",.0f")),
     )
@@ -91,22 +90,8 @@ def _findings(opened: Opened, records: Records, understanding: Any) -> None:
     if not found:
         st.text("The instruments that ride along have found nothing in this run so far.")
         return
-    rows = [
-        {
-            "Step": one.step,
-            "Severity": [one.severity],
-            "Rule": visible(one.rule),
-            "What": short(visible(one.text), 200),
-        }
-        for one in found
-    ]
-    columns = {
-        "Step": st.column_config.NumberColumn(format="localized", width="small"),
-        "Severity": st.column_config.MultiselectColumn(
-            options=SEVERITIES, color=["gray", "blue", "orange", "red"], width="small"
-        ),
-    }
-    st.dataframe(rows, hide_index=True, width="stretch", column_config=columns, alt="The newest findings of this run")
+    rows = [(number(one.step), one.severity, visible(one.rule), visible(one.text)) for one in found]
+    st.html(concept_html.table_block(("step", "severity", "rule", "what"), rows))  # wraps; a grid would cut the words
     st.page_link(understanding, label="All findings, and when each rule would pause", query_params={"run": opened.name})
 
 

@@ -3,6 +3,7 @@
 Run, task, step and layer are in the URL, so a view is a link; so are the second run and step of a comparison.
 """
 
+import shlex
 from functools import partial
 from typing import Any
 
@@ -26,7 +27,11 @@ def page(top: Top) -> None:
     tasks = figures.task_order(records.tasks())
     steps = records.reading_steps()
     if not tasks or not steps:
-        st.info("This run has no probe readings yet. They come with the first visit of its probing attachment.")
+        st.info(
+            "This run has no probe readings yet. They come while it trains, at each visit of its probing attachment."
+        )
+        st.text("The same of a checkpoint that there is, as a file:")
+        st.code(f"lab probe {shlex.quote(opened.name)} --html layers.html", language="bash")
         top.keep_fresh(lambda: _watch(records, len(steps), follow=True))
         return
     version = (*queries.identity(opened.path), len(steps), records.last_write_at())  # what is written changes no more

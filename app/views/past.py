@@ -37,8 +37,8 @@ def table(rows: list[Moment]) -> None:
         {"Step": row.step, "Kind": row.kind, "What": short(visible(row.text), MOST_WORDS), "Counted": counted(row)}
         for row in rows
     ]
-    columns = {"Step": st.column_config.NumberColumn(format="localized", width="small")}
-    columns |= {"Kind": st.column_config.TextColumn(width="small"), "What": st.column_config.TextColumn(width="large")}
+    columns = {"Step": st.column_config.NumberColumn(format="localized", width=60)}  # widths in px: words take the rest
+    columns |= {"Kind": st.column_config.TextColumn(width=90), "What": st.column_config.TextColumn(width=700)}
     height = 38 + 35 * min(12, len(shown))
     st.dataframe(shown, hide_index=True, width="stretch", height=height, placeholder="–", column_config=columns)
 

@@ -5,6 +5,7 @@ one thing this page writes, after every rating, so that closing the browser lose
 strangers' text and shown inert; task, step, rater and item are in the URL.
 """
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,8 @@ def page(top: Top) -> None:
     opened, records = top.records_or_stop()
     where = _with_reasons(records)
     if not where:
-        st.info("There are no answers with reasons to rate yet. They come with: lab bench RUN --with-reasons")
+        st.info("There are no answers with reasons to rate yet. They come with:")
+        st.code(f"lab bench {shlex.quote(opened.name)} --tasks arc_easy --with-reasons", language="bash")
         return
     st.html(f"<style>{STYLE}</style>")
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):

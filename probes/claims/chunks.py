@@ -6,6 +6,7 @@ nothing, "the roots" are no verb) is a short rule over the row.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -35,15 +36,6 @@ class Chunk:
     @property
     def word(self) -> Word:
         return self.value if isinstance(self.value, Word) else Word("")
-
-
-_BOOK: Phrasebook[Subject | Word | Make] = Phrasebook(places.CLASSES)
-for _template, _subject in TERMS:
-    _BOOK.add(_template, _subject)
-for _template, _make in [*times.WINDOWS, *places.REGIONS]:
-    _BOOK.add(_template, _make)
-for _template, _word in lexicon.entries():
-    _BOOK.add(_template, _word)
 
 
 def chunks(tokens: Sequence[Token]) -> list[Chunk]:
@@ -146,10 +138,23 @@ def _is_argument(row: Sequence[Chunk], at: int) -> bool:
     return not before or before[-1].kind in ("boundary", "locate", "rely", "remove", "region", "window")
 
 
+@functools.cache
+def _book() -> Phrasebook[Subject | Word | Make]:
+    """Every phrase of the tables. Made when a sentence is first read: whoever only names a status need not wait for it."""
+    book: Phrasebook[Subject | Word | Make] = Phrasebook(places.CLASSES)
+    for term, subject in TERMS:
+        book.add(term, subject)
+    for place, make in [*times.WINDOWS, *places.REGIONS]:
+        book.add(place, make)
+    for phrase, word in lexicon.entries():
+        book.add(phrase, word)
+    return book
+
+
 def _longest_phrases(tokens: Sequence[Token]) -> Iterator[Chunk]:
     at = 0
     while at < len(tokens):
-        found = _BOOK.longest(tokens, at)
+        found = _book().longest(tokens, at)
         chunk = (found and _phrase(found, tokens, at)) or _single(tokens, at)
         yield chunk
         at = chunk.end

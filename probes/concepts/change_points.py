@@ -14,7 +14,6 @@ from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float
-from ruptures import KernelCPD
 
 from probes.concepts.states import LEAST_CHANGE
 
@@ -95,6 +94,8 @@ def segment(series: Float[np.ndarray, "time"], penalty: float, min_size: int = M
     """
     if len(series) < 2 * min_size:
         return []
+    from ruptures import KernelCPD  # brings most of scipy: a third of what the app's first page waited for
+
     search = KernelCPD(kernel="linear", min_size=min_size).fit(series[:, None])
     return [int(at) for at in search.predict(pen=max(penalty, SMALLEST))[:-1]]
 

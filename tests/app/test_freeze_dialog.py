@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 import sys
@@ -24,7 +25,7 @@ from lab.lower_copy import lower_weights
 from lab.records import Command, Records
 from lab.run import Run
 from tests.app.commands import lab
-from tests.app.planted_concepts import held, planted_card, write_card
+from tests.app.planted_concepts import SHA, branch, held, planted_card, planted_proof, write_card
 from tests.app.serving import TOKEN, loopback
 from tests.app.test_views import words
 from tests.made_runs import made_run
@@ -107,6 +108,21 @@ def test_without_a_measured_pace_or_a_readable_file_nothing_is_made_up(tmp_path:
     assert freeze_plan.below(tmp_path / "short", 1) == freeze_plan.below(tmp_path / "absent", 1) == 0
 
 
+def test_a_second_freeze_in_a_mode_gets_a_name_of_its_own_and_the_same_one_goes_on(run: Run) -> None:
+    choice = Choice("weather", "pin", 8, 40)
+    assert freeze_plan.named(run, choice, SHA) == choice
+    made = branch(run.path.parent, "fox", "fox--weather-pin", "pin", step=8)
+    held_there = {"steps": 40, "concept_sha256": {"weather": SHA}}
+    held_there |= {"frozen": [{"concept": "weather", "mode": "pin", "target": 0.1}]}
+    made.update_manifest(branch=made.manifest["branch"] | held_there)
+    assert freeze_plan.named(run, choice, SHA) == choice
+    for other in (dataclasses.replace(choice, steps=41), dataclasses.replace(choice, step=0)):
+        assert freeze_plan.named(run, other, SHA).name == "fox--weather-pin-2"
+    found_anew = freeze_plan.named(run, choice, "8" * 64)
+    assert found_anew.command("fox").endswith("--name fox--weather-pin-2")
+    assert "--name=fox--weather-pin-2" in server_jobs.command_line("freeze", run, found_anew.options())
+
+
 # ------------------------------------------------------------------------------------------------------------ the dialog
 
 
@@ -133,7 +149,7 @@ def test_confirming_asks_the_server_and_shows_the_job_and_what_became_of_it(
     with answered(run) as found:
         page = opened(open_app, run)
         page.button(key="freeze confirm").click().run()
-        assert not page.exception and page.success[0].value == "Done." and "is asked for" in words(page)
+        assert not page.exception and page.success[0].value.startswith("Asked for") and "is asked for" in words(page)
         [job] = jobs_client.of_run(found, "fox", "freeze")
         assert job.options == Choice("weather", "pin", 8).options()
         waiting = jobs_client.ask(found, "fox", "freeze", Choice("weather", "write", 8, 5).options())
@@ -147,6 +163,34 @@ def test_confirming_asks_the_server_and_shows_the_job_and_what_became_of_it(
         assert "write, 5 steps" in words(page) and "pin, 500 steps" in words(page)  # newest first, and of any tab
         assert "lab: no room on the disk" in words(page) and "1 of 4: fox--weather-pin" in words(page)
         assert "the same freeze again goes on there" in words(page)
+
+
+def test_a_freeze_that_ends_shows_its_own_proof_and_not_that_of_the_branch_looked_at_before(
+    run: Run, open_app: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for mode in ("pin", "write"):
+        made = branch(run.path.parent, "fox", f"fox--weather-{mode}", mode, step=8)
+        proof = json.dumps(planted_proof("fox", made.name, mode))
+        (made.evidence / f"freeze-{made.name}.json").write_text(proof)
+    program = "import pathlib, sys, time\nwhile not pathlib.Path(sys.argv[1]).exists(): time.sleep(0.05)"
+    end = tmp_path / "end"
+    monkeypatch.setattr(server_jobs, "command_line", lambda *_: [sys.executable, "-S", "-c", program, str(end)])
+    with answered(run) as found:
+        jobs_client.ask(found, "fox", "freeze", Choice("weather", "write", 8, 5).options())
+        page = open_app(run.path.parent, "concepts", run="fox", concept="weather", branch="fox--weather-pin")
+        assert not page.exception and "rank 2, mode pin" in words(page)
+        end.touch()
+        deadline = time.monotonic() + PATIENCE
+        while jobs_client.of_run(found, "fox", "freeze")[0].state != "done":
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        page.run()
+        assert not page.exception and page.selectbox(key="branch").value == "fox--weather-write"
+        assert "rank 2, mode write" in words(page) and "Its proof stands above." in words(page)
+        page.selectbox(key="branch").select("fox--weather-pin").run()
+        assert "Its branch is fox--weather-write; above stands another." in words(page)
+        next(one for one in page.button if one.label == "Show its proof").click().run()
+        assert not page.exception and "rank 2, mode write" in words(page)
 
 
 def test_what_the_server_refuses_is_said_in_its_words(run: Run) -> None:

@@ -128,7 +128,8 @@ def test_a_broken_proof_and_one_of_an_earlier_subspace_are_said_in_words(copied:
     file.write_text(json.dumps(old))
     url = {"run": "fox", "concept": "weather", "branch": name}
     assert "earlier subspace" in open_app(copied, "concepts", **url).warning[0].value
-    for ruin in ("{half", "[]", json.dumps({key: whole[key] for key in whole if key != "drift"})):
+    anothers = json.dumps(whole | {"branch": "fox--weather-pin"})
+    for ruin in ("{half", "[]", json.dumps({key: whole[key] for key in whole if key != "drift"}), anothers):
         file.write_text(ruin)
         shown = open_app(copied, "concepts", **url)
         assert not shown.exception and "proof of this freeze cannot be shown" in shown.error[0].value

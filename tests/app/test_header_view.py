@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from app.launch import ELSEWHERE
 from lab.records import Command, Records
 from lab.run import Run
 from tests.app.planted import make_run
@@ -92,3 +93,13 @@ def test_a_read_only_copy_says_so_and_offers_nothing_that_writes(
         assert "read-only" in words(shown) and "held by user: lunch" in words(shown)
     for folder, _, _ in os.walk(run.path):
         os.chmod(folder, 0o700)
+
+
+def test_commands_about_runs_that_a_terminal_would_not_find_come_with_what_it_needs_first(
+    tmp_path: Path, open_app: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(tmp_path, "fox", steps=())
+    first = f"export LAB_RUNS={tmp_path}"
+    assert first not in [code.value for code in open_app(tmp_path, "layers").code]
+    monkeypatch.setenv(ELSEWHERE, "1")
+    assert first in [code.value for code in open_app(tmp_path, "layers").code]

@@ -21,7 +21,7 @@ from typing import Any
 
 from tests.benchmarks.pairs import circumstances
 from tests.figures import bench as benched
-from tests.figures import freeze, growth, peers, remedy, serving, soak, stereotypes, surfacing, talks, verdicts
+from tests.figures import beside, freeze, growth, peers, remedy, serving, soak, stereotypes, surfacing, talks, verdicts
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -51,6 +51,8 @@ BENCHES: dict[str, tuple[str, list[str]]] = {
     "interval": (sys.executable, ["tests.benchmarks.interval"]),
     "costs": (sys.executable, ["tests.benchmarks.costs", "--run", "laptop"]),
     "serving": (sys.executable, ["tests.benchmarks.serving"]),
+    "parallel": (sys.executable, ["tests.benchmarks.parallel"]),
+    "live_tab": (sys.executable, ["tests.benchmarks.live_tab"]),
     "growth": (sys.executable, ["tests.benchmarks.growth"]),
     "soak": (sys.executable, ["tests.benchmarks.soak"]),
     "race": (sys.executable, ["tests.benchmarks.race"]),
@@ -62,7 +64,7 @@ VERDICTS = ("verdict_laptop", "verdict_smollm2")
 TALKS = ("talks_laptop", "talks_smollm2")
 FREEZE = "freeze"
 BEHAVIOUR = ("remedy", "stereotypes", "surfacing")
-LASTING = ("growth", "soak")
+LASTING = ("growth", "soak", "parallel", "live_tab")
 BENCHED = tuple(benched.MEASURES)
 BEGIN, END = "<!-- figures: rendered by python -m tests.figures -->", "<!-- /figures -->"
 BEGIN_FREEZE, END_FREEZE = "<!-- freeze: rendered by python -m tests.figures -->", "<!-- /freeze -->"
@@ -215,6 +217,8 @@ def rendered_readme() -> str:
         surfacing.render(_rows("surfacing")),
         growth.render(_rows("growth")),
         soak.render(_rows("soak")),
+        beside.parallel(_rows("parallel")),
+        beside.live_tab(_rows("live_tab")),
     )
     rendered += tuple(benched.render(name, _rows(name)) for name in BENCHED)
     for name, content in zip((*BEHAVIOUR, *LASTING, *BENCHED), rendered, strict=True):

@@ -264,9 +264,9 @@ def test_a_preset_that_is_asked_for_wins_over_what_imports_set(llama: Path, tmp_
 
     assert trained_as("plain", None) == (200, 2, 4, 1e-4)
     assert trained_as("laptop", "laptop") == (1500, 16, 1, 3e-3)
-    assert trained_as("large", "8gb") == (20_000, 8, 8, 6e-4)
+    assert trained_as("large", "8gb") == (20_000, 16, 4, 6e-4)
     assert trained_as("tiny", "tiny") == (200, 8, 1, 1e-4)  # a preset without a rate leaves the import's
-    assert trained_as("own", "8gb", "train.batch=1") == (20_000, 1, 8, 6e-4)
+    assert trained_as("own", "8gb", "train.batch=1") == (20_000, 1, 4, 6e-4)
 
 
 def test_an_imported_tokenizer_serves_our_interface_and_agrees_with_transformers(llama: Path, tmp_path: Path) -> None:

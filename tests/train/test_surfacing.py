@@ -74,7 +74,7 @@ def test_what_was_there_from_the_beginning_cannot_have_surfaced(run: Run) -> Non
         surfacing(run, "story")
     with pytest.raises(NotIntroduced, match="'nothing' is no source"):
         surfacing(run, "nothing")
-    with pytest.raises(NotIntroduced, match="'sayings' holds canaries.*beside: thought"):
+    with pytest.raises(NotIntroduced, match=r"'sayings' holds canaries.*beside: thought"):
         surfacing(run, "sayings")
     with pytest.raises(NotIntroduced, match="came at step 12"):
         surfacing(run, "thought", step=12)
