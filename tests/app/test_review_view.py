@@ -69,4 +69,4 @@ def test_two_raters_have_an_outcome_with_alpha_behind_a_switch(root: Path, open_
 def test_a_run_without_reasons_names_the_command(tmp_path: Path, open_app: Callable[..., AppTest]) -> None:
     made_run(tmp_path, "silent")
     page = open_app(tmp_path, "review")
-    assert not page.exception and "--with-reasons" in said(page)
+    assert not page.exception and page.code[0].value == "lab bench silent --tasks arc_easy --with-reasons"
