@@ -39,6 +39,7 @@ NONE = "none"
 MODES = (NONE, "anchor", "pin", "write", "write+anchor", "lower")
 # What rides along costs time and changes no weight; validation stays, as the yardstick of the parents.
 QUIET = [f"{name}.every=0" for name in ("probing", "self_play", "check_ins", "journal", "understanding", "shimmer")]
+QUIET += ["optimizer.kind=adamw"]  # as in the tables of README, which are from before `demo` took Muon
 
 
 @dataclass(frozen=True)

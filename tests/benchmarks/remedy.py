@@ -35,6 +35,7 @@ from train.remedy import PREFIX
 from train.session import corpus_of
 
 QUIET = [f"{name}.every=0" for name in ("probing", "self_play", "check_ins", "journal", "understanding", "shimmer")]
+QUIET += ["optimizer.kind=adamw"]  # as in the tables of README, which are from before `demo` took Muon
 TEMPERATURES = (0.8, 0.4, 0.2, 0.0)
 BASE = 0.20  # of the parent's episodes
 VALIDATION = 65_536  # tokens

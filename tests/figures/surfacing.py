@@ -66,6 +66,7 @@ def settings_of(text: Path) -> tuple[str, ...]:
         f"data.sources=[{sources}]",
         "data.phases=[{from_step=0, weights={chat=0.5, prose=0.5}}, "
         f"{{from_step={STEPS // 2}, weights={{{later}}}}}]",
+        "optimizer.kind=adamw",  # as in README, which is from before `demo` took Muon
         *("self_play.every=50", "self_play.turns=8", "journal.every=50", "journal.max_tokens=64"),
     )
 
