@@ -1,5 +1,6 @@
 """How an answer is written down in OpenAI's dialect: whole, or as the chunks of a stream. Pure."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,7 +8,7 @@ from app.server_answers import Answer, Piece, Said, usage
 from lab.tokenizer import Tokenizer
 
 
-class Shape:
+class Shape(ABC):
     """How an answer is written down."""
 
     object, chunk_object = "", ""
@@ -35,11 +36,13 @@ class Shape:
     def usage_chunk(self) -> dict[str, Any]:
         return self._frame(self.chunk_object, []) | {"usage": usage(self.answer)}
 
+    @abstractmethod
     def said(self, text: str, said: list[Said]) -> dict[str, Any]:
-        raise NotImplementedError
+        """The choice of a whole answer."""
 
+    @abstractmethod
     def delta(self, text: str | None, said: list[Said]) -> dict[str, Any]:
-        raise NotImplementedError
+        """The choice of one chunk."""
 
     def _frame(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {

@@ -21,7 +21,7 @@ from lab.cross_entropy import rows_at_once
 from lab.shape import GPTConfig
 from train.batteries import TOKENS as BATTERY_TOKENS
 from train.generations import PROMPT_TOKENS, TEXTS
-from train.muon import _multiplies_bfloat16
+from train.muon import multiplies_bfloat16
 from train.understanding import TOKENS
 
 FLOAT = 4  # bytes: weights, gradients, moments, the residual stream and the loss are float32, whatever products run in
@@ -196,7 +196,7 @@ class _Step:
         """Beside the states: nothing for fused AdamW; Muon takes all matrices of one shape together."""
         if self.config.optimizer.kind == "adamw":
             return 0
-        narrow = 2 if self.device != "cpu" or _multiplies_bfloat16(torch.device("cpu")) else FLOAT
+        narrow = 2 if self.device != "cpu" or multiplies_bfloat16(torch.device("cpu")) else FLOAT
         shapes: dict[tuple[int, int], int] = {}
         width, readers, mlp = self.width, self.readers, self.mlp
         of_block = [(width, width)] * 2 + [(width, readers)] * 2 + [(width, mlp)] * 2 + [(mlp, width)]

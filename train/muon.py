@@ -81,7 +81,7 @@ def orthogonal(matrices: Float[Tensor, "n rows columns"]) -> Float[Tensor, "n ro
 
     In bfloat16 where the machine multiplies in it, which is precise enough: what is wanted is a direction.
     """
-    x = matrices.to(torch.bfloat16 if _multiplies_bfloat16(matrices.device) else torch.float32)
+    x = matrices.to(torch.bfloat16 if multiplies_bfloat16(matrices.device) else torch.float32)
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=TINY)
@@ -91,7 +91,7 @@ def orthogonal(matrices: Float[Tensor, "n rows columns"]) -> Float[Tensor, "n ro
     return (x.mT if tall else x).to(matrices.dtype)
 
 
-def _multiplies_bfloat16(device: torch.device) -> bool:
+def multiplies_bfloat16(device: torch.device) -> bool:
     """Whether products in bfloat16 are faster than in float32: on graphics cards, and on CPUs with AMX (here 6 times)."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())

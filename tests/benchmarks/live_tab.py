@@ -31,9 +31,18 @@ from tests.app.browsing import Watched
 from tests.app.commands import environment
 from tests.app.conftest import CHROMIUM, FLAGS
 from tests.benchmarks.pairs import circumstances
-from tests.benchmarks.serving import NOTHING, SETTINGS, Beside, Clock, Protocol, _described, _medians, compared
-from train.loop import train
-from train.session import Session, start
+from tests.benchmarks.serving import (
+    NOTHING,
+    SETTINGS,
+    Beside,
+    Clock,
+    Protocol,
+    _described,
+    _medians,
+    compared,
+    train_beside,
+)
+from train.segment import Session
 
 TAB = "tab"
 TRAINER, APP = 1.05, 0.05  # at most: steps over steps beside nothing; the app's share of a core
@@ -126,17 +135,9 @@ def look(url: str) -> None:
 
 def measure(config: RunConfig, root: Path, protocol: Turns) -> Json:
     """Train a new run beside an app with a live tab, and beside nothing, in turns."""
-    loads = [os.getloadavg()[0]]
-    with start(config, root, "watched") as session:
-        session.report = clock = Watch(protocol)
-        try:
-            outcome = train(session)
-            session.records.end_segment(session.segment, session.step, outcome.reason)
-        finally:
-            if clock.beside is not None:
-                clock.beside.close()
+    clock = Watch(protocol)
+    _, loads = train_beside(config, root, "watched", clock)
     assert isinstance(clock.beside, Tab)
-    loads.append(os.getloadavg()[0])
     timed = {name: torch.stack([_medians(one) for one in clock.windows[name]]) for name in (NOTHING, TAB)}
     ratio = compared(timed[TAB], timed[NOTHING])
     used, wall = (sum(one) for one in zip(*clock.beside.spent, strict=True))

@@ -159,19 +159,25 @@ class Clock:
         self.wall, self.cpu = time.monotonic(), time.process_time()
 
 
-def measure(config: RunConfig, root: Path, protocol: Protocol) -> Json:
-    """Train a new run under all conditions in turns; what that did to its steps, and what the people were told."""
-    loads = [os.getloadavg()[0]]
-    with start(config, root, "served") as session:
-        session.report = clock = Clock(protocol)
+def train_beside(config: RunConfig, root: Path, name: str, clock: Clock) -> tuple[Run, list[float]]:
+    """Train a new run until its clock says that all blocks are over; the run, and the machine's load before and after."""
+    before = os.getloadavg()[0]
+    with start(config, root, name) as session:
+        session.report = clock
         try:
             outcome = train(session)
             session.records.end_segment(session.segment, session.step, outcome.reason)
         finally:
             if clock.beside is not None:
                 clock.beside.close()
+    return session.run, [before, os.getloadavg()[0]]
+
+
+def measure(config: RunConfig, root: Path, protocol: Protocol) -> Json:
+    """Train a new run under all conditions in turns; what that did to its steps, and what the people were told."""
+    clock = Clock(protocol)
+    run, loads = train_beside(config, root, "served", clock)
     assert clock.beside is not None
-    loads.append(os.getloadavg()[0])
     timed = {name: torch.stack([_medians(one) for one in clock.windows[name]]) for name in CONDITIONS}
     counts = {name: sum(map(len, clock.windows[name])) for name in CONDITIONS}
     ratios = {name: compared(timed[name], timed[NOTHING]) for name in TARGETS}
@@ -187,7 +193,7 @@ def measure(config: RunConfig, root: Path, protocol: Protocol) -> Json:
         "steps": {name: _described(timed[name], counts[name]) for name in CONDITIONS},
         "ratios": ratios,
         "targets": {name: {"at_most": most, "held": ratios[name]["wall"] <= most} for name, most in TARGETS.items()},
-        "talk": talked(session.run, clock.beside.said, protocol),
+        "talk": talked(run, clock.beside.said, protocol),
     }
 
 

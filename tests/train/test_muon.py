@@ -46,7 +46,7 @@ def stepped(model: GPT, optimizer: torch.optim.Optimizer) -> None:
 def test_singular_values_become_about_one_and_singular_vectors_stay(
     shape: tuple[int, ...], bfloat16: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train.muon, "_multiplies_bfloat16", lambda device: bfloat16)
+    monkeypatch.setattr(train.muon, "multiplies_bfloat16", lambda device: bfloat16)
     matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     u, values, vh = torch.linalg.svd(matrices, full_matrices=False)
     found = u.mT @ orthogonal(matrices) @ vh.mT
@@ -57,7 +57,7 @@ def test_singular_values_become_about_one_and_singular_vectors_stay(
 
 
 def test_on_a_matrix_it_is_torchs_own_with_updates_as_long_as_adamws(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train.muon, "_multiplies_bfloat16", lambda device: True)  # as torch's does everywhere
+    monkeypatch.setattr(train.muon, "multiplies_bfloat16", lambda device: True)  # as torch's does everywhere
     ours, theirs = (nn.Parameter(torch.randn(24, 40, generator=torch.Generator().manual_seed(0))) for _ in range(2))
     options: dict[str, Any] = {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.3}
     one = Muon([ours], [], **options)
@@ -83,7 +83,7 @@ def test_heads_are_seen_as_one_matrix_between_the_stream_and_all_of_them(
     name: str, view: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # One short text: half of the directions are empty, and in bfloat16 they would be filled with noise.
-    monkeypatch.setattr(train.muon, "_multiplies_bfloat16", lambda device: False)
+    monkeypatch.setattr(train.muon, "multiplies_bfloat16", lambda device: False)
     model = GPT(SHAPE)
     optimizer = build_optimizer(model, CONFIG.model_copy(update={"weight_decay": 0.0}))
     weight = dict(model.named_parameters())[f"blocks.0.{name}"]
