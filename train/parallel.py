@@ -11,6 +11,7 @@ take over what came of it. So nothing in a checkpoint depends on how many ranks 
 
 import contextlib
 import copy
+import gc
 import os
 import signal
 import threading
@@ -148,7 +149,16 @@ class Job(Ranks):
         with _lost_is_said():
             self._connected = DistributedDataParallel(module, forward_sync_buffers=False, gradient_as_bucket_view=True)
         self._connected.register_comm_hook(None, _summed)
-        return self._connected
+        return self._call
+
+    def disconnect(self) -> None:
+        """Let go of what `connect` built, which must be gone before the process group.
+
+        Whichever of the two goes last ends gloo's threads. DistributedDataParallel's part waits for them with the
+        interpreter's lock held, which a thread needs that still holds a tensor: about one run in five never ended so.
+        """
+        self._connected = None
+        gc.collect()  # it refers to itself
 
     def share(self, batches: Sequence[Batch]) -> Sequence[Batch]:
         """Rows rank · n … (rank + 1) · n of the step, in micro-batches no larger than the configured ones.
@@ -162,6 +172,10 @@ class Job(Ranks):
         masks = torch.split(torch.cat([batch.mask for batch in batches])[own], most)
         # Bytes are what validation divides by; a training step has no use for them.
         return [Batch(ids, mask, bytes=0) for ids, mask in zip(tokens, masks, strict=True)]
+
+    def _call(self, *args: Any, **kwargs: Any) -> Any:
+        assert self._connected is not None, "a step is taken before the process group is left"
+        return self._connected(*args, **kwargs)
 
     @contextmanager
     def gradients(self, last: bool) -> Iterator[None]:
@@ -250,6 +264,7 @@ def joined() -> Iterator[Ranks]:
     with _ended_in_order():
         yield job
         totals([0.0])
+        job.disconnect()
         dist.destroy_process_group()
 
 

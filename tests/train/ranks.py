@@ -37,6 +37,8 @@ from train.parallel import Ranks, joined
 from train.session import Riders, Session, resume, start
 
 STEPS = 50
+ENDINGS = 20
+SECONDS = 240  # that a job may take: the longest of these takes 4 s on a quiet core
 SETTINGS = (
     "train.threads=1",
     "model.d_vocab=400",
@@ -65,9 +67,19 @@ class Started:
     said: list[Path]
     at: float = field(default_factory=time.monotonic)
 
-    def wait(self) -> list[int]:
-        """Exit codes; of a process that was killed, minus the signal."""
-        return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in self.pids]
+    def wait(self, seconds: float = SECONDS) -> list[int]:
+        """Exit codes; of a process that was killed, minus the signal. Kills what has not ended in time, and says so."""
+        codes: dict[int, int] = {}
+        while len(codes) < len(self.pids) and time.monotonic() < self.at + seconds:
+            for pid in self.pids:
+                if pid not in codes and (ended := os.waitpid(pid, os.WNOHANG))[0]:
+                    codes[pid] = os.waitstatus_to_exitcode(ended[1])
+            time.sleep(0.01)
+        for pid in self.pids:
+            if pid not in codes:
+                os.kill(pid, signal.SIGKILL)
+        assert len(codes) == len(self.pids), f"processes {set(self.pids) - set(codes)} did not end within {seconds} s"
+        return [codes[pid] for pid in self.pids]
 
 
 def launch(count: int, work: Work) -> Started:
@@ -221,6 +233,18 @@ class Bench:
         run = self.run("nan")
         evidence = [file.name for file in sorted(run.evidence.iterdir())]
         return {"codes": codes, "saved": run.checkpoint_info().step, "evidence": evidence}
+
+    def ended(self) -> dict[str, Any]:
+        """Jobs of one small step, one after the other: torch's own order of taking down gloo hung one in five of these."""
+
+        def work() -> None:
+            with joined() as ranks:
+                model = torch.nn.Linear(4, 4)
+                forward = ranks.connect(model, model)
+                with ranks.gradients(last=True):
+                    forward(torch.ones(2, 4)).sum().backward()
+
+        return {"codes": [code for _ in range(ENDINGS) for code in launch(2, work).wait()]}
 
     def frozen(self) -> dict[str, Any]:
         """Concepts held in every mode, one let go of on the way; by two ranks, and by one with as small micro-batches."""

@@ -42,7 +42,7 @@ def measured(folder: Path, text: Path, *scenarios: str) -> Outcomes:
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory, text_file: Path) -> Outcomes:
     folder = tmp_path_factory.mktemp("ranks")
-    return measured(folder, text_file, "same_losses", "refused", "not_finite", "kill_of_rank_1", "paused")
+    return measured(folder, text_file, "same_losses", "refused", "not_finite", "kill_of_rank_1", "paused", "ended")
 
 
 def test_two_processes_lose_what_one_loses_with_the_same_batches(outcomes: Outcomes) -> None:
@@ -69,6 +69,10 @@ def test_rows_that_cannot_be_shared_alike_are_refused_once_and_leave_nothing_beh
 def test_a_loss_that_is_not_finite_on_one_process_stops_both_before_the_update(outcomes: Outcomes) -> None:
     found = outcomes["not_finite"]
     assert found == {"codes": [3, 3], "saved": 7, "evidence": ["non-finite-step-000000007.safetensors"]}
+
+
+def test_a_job_that_is_done_ends(outcomes: Outcomes) -> None:
+    assert outcomes["ended"]["codes"] == [0] * 2 * ranks.ENDINGS
 
 
 def check_of_a_kill(found: Outcomes, victim: int) -> None:
