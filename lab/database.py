@@ -20,12 +20,13 @@ from sqlalchemy.dialects import sqlite as dialect
 from sqlalchemy.pool import QueuePool, StaticPool
 from sqlalchemy.schema import CreateIndex, CreateTable
 
+from lab import spans
 from lab.errors import LabError
 from lab.tables import Base
 
-VERSION = 1
+VERSION = 2
 # From version n to n + 1, as SQL that is never edited once released: tables.py describes only the newest version.
-MIGRATIONS: dict[int, tuple[str, ...]] = {}
+MIGRATIONS: dict[int, tuple[str, ...]] = {1: spans.ADDED}
 APPLICATION = 0x4C414221  # "LAB!": tells our files from other programs' databases
 _BUSY_SECONDS = 5.0
 _WRITER_PRAGMAS = (
@@ -188,6 +189,7 @@ def _schema() -> list[str]:
     return [
         f"PRAGMA application_id = {APPLICATION}",
         *(str(statement.compile(dialect=sqlite)) for statement in statements),
+        *spans.SCHEMA,
     ]
 
 

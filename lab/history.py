@@ -3,12 +3,18 @@
 Segments form a tree: each names the one it was resumed from and the step of the weights it started with.
 """
 
+import math
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+from lab import spans
 
 Piece = tuple[int, int, int | None]  # segment, its first step, its last step (None: no end yet)
 Point = tuple[int, int, float]  # segment, step, value
 _FEWEST_POINTS = 8
+_MOST_SPANS = 8000  # about 6 ms
 
 
 def lineage(segments: Sequence[tuple[int, int, int | None]]) -> list[Piece]:
@@ -37,59 +43,58 @@ def lineage(segments: Sequence[tuple[int, int, int | None]]) -> list[Piece]:
 
 def series(connection: sqlite3.Connection, name: str, pieces: Sequence[Piece], max_points: int) -> list[Point]:
     """The values of a metric along `pieces`, thinned to about `max_points`: ends, and lows, highs and a NaN per bucket."""
-    ends = [(segment, first, last if last is not None else 2**62) for segment, first, last in pieces]
-    sizes = [_size(connection, (name, *end)) for end in ends]
-    rows = sum(size[0] for size in sizes)
+    parts = [part for piece in pieces if (part := _part(connection, name, *piece))]
+    total = sum(part.rows for part in parts)
     points: list[Point] = []
-    for end, (count, finite, low, high) in zip(ends, sizes, strict=True):
-        if not count:
-            continue
-        if rows <= max_points:
-            found = connection.execute(f"SELECT segment, step, value FROM metrics {_RANGE}", (name, *end))
-            points += [_point(row) for row in found]
-        else:
-            share = max(_FEWEST_POINTS, max_points * count // rows)
-            kinds = 2 if finite == count else 3
-            points += _thinned(connection, name, end[0], low, high, max(1, (share - 2) // kinds), kinds)
+    for part in parts:
+        share = part.rows if total <= max_points else max(_FEWEST_POINTS, max_points * part.rows // total)
+        points += [(part.segment, step, value) for step, value in _thinned(connection, name, part, share)]
     return points
 
 
-_RANGE = "WHERE name = ? AND segment = ? AND step BETWEEN ? AND ? ORDER BY step"
-_BUCKET = "FROM metrics WHERE name = ? AND segment = ? AND step BETWEEN ? AND ?"
-# In a query with one min() or max(), SQLite takes the other columns from the row that has it.
-_LOWEST = f"SELECT segment, step, min(value) {_BUCKET}"
-_HIGHEST = f"SELECT segment, step, max(value) {_BUCKET}"
-_NAN = f"SELECT segment, min(step), value {_BUCKET} AND value IS NULL"
+class _Part(NamedTuple):
+    """The rows of a metric in a segment: their number, and the steps of the first and the last of them."""
+
+    segment: int
+    first: int
+    last: int
+    rows: int
 
 
-def _size(connection: sqlite3.Connection, where: tuple[str, int, int, int]) -> tuple[int, int, int, int]:
-    row = connection.execute(
-        "SELECT count(*), count(value), coalesce(min(step), 0), coalesce(max(step), 0) FROM metrics "
-        "WHERE name = ? AND segment = ? AND step BETWEEN ? AND ?",
-        where,
-    ).fetchone()
-    return row[0], row[1], row[2], row[3]
+_RANGE = "FROM metrics WHERE name = ? AND segment = ? AND step BETWEEN ? AND ?"
 
 
-def _thinned(
-    connection: sqlite3.Connection, name: str, segment: int, low: int, high: int, buckets: int, kinds: int
-) -> list[Point]:
-    kept: dict[int, Point] = {}
-    for first, last in ((low, low), *_buckets(low, high, buckets), (high, high)):
-        for query in (_LOWEST, _HIGHEST, _NAN)[:kinds]:  # ranges of the key: 4 × as fast as GROUP BY, which sorts
-            row = connection.execute(query, (name, segment, first, last)).fetchone()
-            if row[1] is not None:
-                kept[row[1]] = _point(row)
-    return [kept[step] for step in sorted(kept)]
+def _part(connection: sqlite3.Connection, name: str, segment: int, first: int, last: int | None) -> _Part | None:
+    where = (name, segment, first, last if last is not None else 2**62)
+    # Each by itself: SQLite then looks one key up, where min and max in one query would read the whole range.
+    begin, end = (connection.execute(f"SELECT {end}(step) {_RANGE}", where).fetchone()[0] for end in ("min", "max"))
+    if begin is None:
+        return None
+    return _Part(segment, begin, end, sum(span[1] for span in spans.read(connection, name, segment, begin, end)))
 
 
-def _buckets(low: int, high: int, count: int) -> Iterator[tuple[int, int]]:
-    width = high - low + 1
-    for i in range(count):
-        first, last = low + width * i // count, low + width * (i + 1) // count - 1
-        if first <= last:
-            yield first, last
+def _thinned(connection: sqlite3.Connection, name: str, part: _Part, most: int) -> list[tuple[int, float]]:
+    """(step, value) of at most about so many rows, ascending."""
+    segment, first, last, rows = part
+    widths = () if rows <= most else _widths(part)
+    found = list(spans.read(connection, name, segment, first, last, widths))
+    if rows > most:
+        ends = [span for end in (first, last) for span in spans.read(connection, name, segment, end, end, widths=())]
+        kinds = 2 if all(span[-1] is None for span in found) else 3
+        buckets = max(1, (most - len(ends)) // kinds)
+        alike = groupby(found, lambda span: (span[0] - first) * buckets // (last - first + 1))
+        found = [*ends, *(spans.joined(list(bucket)) for _, bucket in alike)]
+    kept: dict[int, float] = {}
+    for _, _, low, low_step, high, high_step, nan_step in found:
+        for step, value in ((low_step, low), (high_step, high), (nan_step, math.nan)):
+            if step is not None and value is not None:
+                kept[step] = value
+    return sorted(kept.items())
 
 
-def _point(row: tuple[int, int, float | None]) -> Point:
-    return row[0], row[1], float("nan") if row[2] is None else row[2]
+def _widths(part: _Part) -> tuple[int, ...]:
+    """Of spans that are read: narrow ones keep buckets even, and there should not be more than a few thousand of them."""
+    for number, narrowest in enumerate((1, *spans.WIDTHS)):
+        if min(part.rows, (part.last - part.first) // narrowest) <= _MOST_SPANS:
+            return spans.WIDTHS[:number]
+    return spans.WIDTHS

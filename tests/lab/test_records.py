@@ -442,7 +442,9 @@ def test_a_newer_database_is_refused_with_the_way_out(records: Records) -> None:
         connection.execute(f"PRAGMA user_version = {database.VERSION + 3}")
     connection.close()
     for way in (Records.reader, Records.writer):
-        with pytest.raises(RecordsTooNew, match=r"records version 4; this one knows up to 1.*Update brightwoven-lab"):
+        with pytest.raises(
+            RecordsTooNew, match=r"records version \d+; this one knows up to \d.*Update brightwoven-lab"
+        ):
             way(records.path)
 
 
@@ -453,16 +455,17 @@ def test_an_older_database_is_upgraded_with_a_backup_and_read_without_touching_i
     records.close()
     path = records.path
     before = path.read_bytes()
-    monkeypatch.setattr(database, "VERSION", 3)
-    steps = {1: ("CREATE TABLE later (id INTEGER)",), 2: ("UPDATE events SET text = 'upgraded'",)}
+    today = database.VERSION
+    monkeypatch.setattr(database, "VERSION", today + 2)
+    steps = {today: ("CREATE TABLE later (id INTEGER)",), today + 1: ("UPDATE events SET text = 'upgraded'",)}
     monkeypatch.setattr(database, "MIGRATIONS", steps)
     with Records.reader(path) as reader:
         assert reader.events()[0].text == "upgraded"
     assert path.read_bytes() == before
     with Records.writer(path) as writer:
         assert writer.events()[0].text == "upgraded"
-    backup = path.with_name("run.db.version-1")
-    monkeypatch.setattr(database, "VERSION", 1)
+    backup = path.with_name(f"run.db.version-{today}")
+    monkeypatch.setattr(database, "VERSION", today)
     with Records.reader(backup) as reader:
         assert reader.events()[0].text == "old"
     assert stat.S_IMODE(backup.stat().st_mode) == 0o600
@@ -470,24 +473,27 @@ def test_an_older_database_is_upgraded_with_a_backup_and_read_without_touching_i
 
 def test_a_step_of_an_upgrade_that_fails_is_undone(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
     records.close()
-    monkeypatch.setattr(database, "VERSION", 2)
+    today = database.VERSION
+    monkeypatch.setattr(database, "VERSION", today + 1)
     monkeypatch.setattr(
-        database, "MIGRATIONS", {1: ("CREATE TABLE later (id INTEGER)", "INSERT INTO nowhere VALUES (1)")}
+        database, "MIGRATIONS", {today: ("CREATE TABLE later (id INTEGER)", "INSERT INTO nowhere VALUES (1)")}
     )
     with pytest.raises(RecordsBroken, match="no such table: nowhere"):
         Records.writer(records.path)
-    monkeypatch.setattr(database, "VERSION", 1)
+    monkeypatch.setattr(database, "VERSION", today)
     with Records.writer(records.path) as again:
         assert "later" not in inspect(again._engine).get_table_names()
 
 
-# The schema of version 1 as it was released. Never edit it: when the schema changes, add a migration and a new text.
-VERSION_1 = (Path(__file__).parent / "records_version_1.sql").read_text()
+# Schemas as they were released. Never edit one: when the schema changes, add a migration and a new text.
+RELEASED = sorted(Path(__file__).parent.glob("records_version_*.sql"))
 
 
-def test_every_released_version_can_be_opened_and_ends_with_todays_schema(tmp_path: Path) -> None:
+@pytest.mark.parametrize("released", RELEASED, ids=lambda file: file.stem)
+def test_every_released_version_can_be_opened_and_ends_with_todays_schema(released: Path, tmp_path: Path) -> None:
+    assert len(RELEASED) == database.VERSION
     with sqlite3.connect(tmp_path / "run.db") as connection:
-        connection.executescript(VERSION_1)
+        connection.executescript(released.read_text())
     connection.close()
     with Records.writer(tmp_path / "run.db") as records:
         assert [(s.id, s.from_step) for s in records.segments()] == [(1, 0), (2, 512)]
@@ -502,3 +508,20 @@ def test_every_released_version_can_be_opened_and_ends_with_todays_schema(tmp_pa
             for table in Base.metadata.tables:
                 for aspect in ("get_columns", "get_indexes", "get_foreign_keys", "get_pk_constraint"):
                     assert str(getattr(upgraded, aspect)(table)) == str(getattr(wanted, aspect)(table)), (table, aspect)
+    schemas = []
+    for name in ("run.db", "fresh.db"):
+        with sqlite3.connect(tmp_path / name) as connection:
+            found = connection.execute(
+                "SELECT name, sql FROM sqlite_master WHERE name LIKE 'metric_spans%' ORDER BY name"
+            )
+            schemas.append(found.fetchall())
+            spans = connection.execute(
+                "SELECT segment, width, start, n, low, high FROM metric_spans ORDER BY 1, 2, 3"
+            ).fetchall()
+        connection.close()
+        if name == "run.db":  # rows from before the upgrade and from after it
+            assert [span for span in spans if span[1] == 512] == [
+                (1, 512, 512, 2, 4.25, 9.0),
+                (2, 512, 512, 2, 4.0, 4.125),
+            ]
+    assert schemas[0] == schemas[1] and len(schemas[0]) == 3
