@@ -45,23 +45,36 @@ def heat_map(
     layers, places = range(len(grid.values)), range(len(labels))
     words = grid.words if grid.words is not None and len(labels) <= MOST_WRITTEN[wide] else None
     most = PIXELS[wide] // (7 * len(labels))
-    figure = go.Figure(
-        go.Heatmap(
-            z=[list(row) for row in grid.values],
-            x=list(places),
-            y=list(layers),
-            zmin=0,
-            zmax=highest or grid.highest,
-            text=[[plain(short(word, most)) for word in row] for row in words] if words else None,
-            texttemplate="%{text}" if words else None,
-            textfont={"size": 11},  # by itself Plotly shrinks all to what the longest needs
-            colorscale="Cividis",
-            colorbar={"title": {"text": plain(grid.unit), "side": "right"}, "thickness": 12},
-            xgap=1,
-            ygap=1,
-            hoverinfo="skip",
-        )
+    highest = highest or grid.highest
+    colours = go.Heatmap(
+        z=[list(row) for row in grid.values],
+        x=list(places),
+        y=list(layers),
+        zmin=0,
+        zmax=highest,
+        colorscale="Cividis",
+        colorbar={"title": {"text": plain(grid.unit), "side": "right"}, "thickness": 12},
+        xgap=1,
+        ygap=1,
+        hoverinfo="skip",
     )
+    figure = go.Figure(colours)
+    if words:
+        for ink in ("white", "black"):  # Plotly's own choice, white or a dark grey, is faint in Cividis' middle
+            z = [[value if _ink(value, highest) == ink else None for value in row] for row in grid.values]
+            text = [
+                ["" if value is None else plain(short(word, most)) for value, word in zip(*row, strict=True)]
+                for row in zip(z, words, strict=True)
+            ]
+            figure.add_trace(
+                go.Heatmap(colours).update(
+                    z=z,  # of the other ink's cells none, or it would hide their words
+                    showscale=False,
+                    text=text,
+                    texttemplate="%{text}",
+                    textfont={"size": 11, "color": ink},  # by itself Plotly shrinks all to what the longest needs
+                )
+            )
     cells = [(at, place) for at in layers for place in places]
     figure.add_trace(
         go.Scatter(
@@ -97,6 +110,11 @@ def heat_map(
     # hoverdistance -1: any spot of a cell answers with its own marker, however wide the cell is drawn
     figure.update_layout(dragmode=False, hovermode="closest", hoverdistance=-1, clickmode="event+select")
     return _sized(figure, min(760, 170 + 24 * len(grid.values)))
+
+
+def _ink(value: float | None, highest: float) -> str:
+    """Of the word on a cell: whichever contrasts more with its colour, at least 4.5 to 1."""
+    return "black" if value is not None and value > 0.47 * highest else "white"
 
 
 def history(points: Sequence[Point], grid: Grid, step: int, other: int | None = None) -> go.Figure:

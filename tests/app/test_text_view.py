@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from plotly.colors import sample_colorscale
 from streamlit.testing.v1 import AppTest
 
 from app import strip_html, text_code, text_figures, text_readings
@@ -190,13 +191,36 @@ def test_the_probability_of_the_token_that_comes_is_the_models_own_at_the_last_l
 def test_every_cell_of_the_map_answers_with_its_layer_position_and_value(trace: Any) -> None:
     grid, labels = text_readings.lens_grid(trace), text_readings.labels(trace)
     figure = text_figures.heat_map(grid, labels, 1, 2)
-    overlay = figure.data[1]
+    overlay = figure.data[-1]
     assert len(overlay.customdata) == len(labels) * 3
     for layer, pos, value, label, word in overlay.customdata:
         assert value == f"{grid.values[layer][pos]:.3f}" and html.unescape(label) == labels[pos][:48]
         assert grid.words is not None and html.unescape(word) == f"{grid.words[layer][pos]}: "
     frame = figure.layout.shapes[0]
     assert (frame.x0, frame.x1, frame.y0, frame.y1) == (1.5, 2.5, 0.5, 1.5)
+
+
+def luminance(colour: str) -> float:
+    """Relative, of "rgb(r, g, b)" (WCAG 2.2)."""
+    channels = [int(part) / 255 for part in colour.removeprefix("rgb(").removesuffix(")").split(",")]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_every_word_of_the_map_is_written_once_in_ink_that_can_be_read() -> None:
+    values = [[at / 50 for at in range(18)], [1 - at / 50 for at in range(17)] + [None]]
+    grid = text_readings.Grid("t", "u", values, "c", [["w"] * 18] * 2)
+    written = [trace for trace in text_figures.heat_map(grid, ["a"] * 18, 0, 0).data if trace.text]
+    assert [trace.textfont.color for trace in written] == ["white", "black"]
+    for row, cells in enumerate(values):
+        for column, value in enumerate(cells):
+            inks = [trace.textfont.color for trace in written if trace.text[row][column]]
+            assert len(inks) == (value is not None)
+            assert inks == [trace.textfont.color for trace in written if trace.z[row][column] is not None]
+            for ink in inks:
+                colour = sample_colorscale("Cividis", [value / grid.highest], colortype="rgb")[0]
+                low, high = sorted((luminance(colour.replace(".0", "")), 1.0 if ink == "white" else 0.0))
+                assert (high + 0.05) / (low + 0.05) >= 4.5
 
 
 def test_a_hostile_token_is_text_in_strip_and_figure() -> None:
