@@ -25,6 +25,7 @@ from lab.errors import LabError
 from lab.tables import Base
 
 VERSION = 2
+READABLE = 1  # the oldest version that is read as it is: since then came spans, without which a curve only takes longer
 # From version n to n + 1, as SQL that is never edited once released: tables.py describes only the newest version.
 MIGRATIONS: dict[int, tuple[str, ...]] = {1: spans.ADDED}
 APPLICATION = 0x4C414221  # "LAB!": tells our files from other programs' databases
@@ -71,12 +72,22 @@ def connect_for_writing(path: Path) -> sqlite3.Connection:
             if version == 0:
                 _in_one_transaction(connection, _schema(), VERSION)
             elif version < VERSION:
-                _back_up(connection, path, version)
-                upgrade(connection, version)
+                _bring_up(connection, path, version)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _bring_up(connection: sqlite3.Connection, path: Path, version: int) -> None:
+    try:
+        _back_up(connection, path, version)
+        upgrade(connection, version)
+    except (sqlite3.OperationalError, OSError) as error:
+        raise RecordsBroken(
+            f"{path}: could not be brought from records version {version} to {VERSION} ({error}). "
+            "Nothing is lost: make room on the disk or end what locks the file, then try again."
+        ) from error
 
 
 def upgrade(connection: sqlite3.Connection, version: int) -> None:
@@ -95,32 +106,37 @@ def writing_engine(connection: sqlite3.Connection) -> Engine:
 def reading_engine(path: Path) -> Engine:
     """SQLAlchemy on connections that cannot write, whether the run lives, is finished, or lies on a read-only disk.
 
-    An older version is read through a copy in memory, upgraded there: readers never change a file.
+    A version older than `READABLE` is read through a copy in memory, upgraded there: readers never change a file.
 
     Raises:
         RecordsMissing, RecordsBroken, RecordsTooNew
     """
     if not path.is_file():
-        raise RecordsMissing(f"{path}: there are no records yet. They begin with the run's first training step.")
-    with _broken_if_unreadable(path):
+        raise _missing(path)
+    with _broken_if_unreadable(path), contextlib.ExitStack() as failing:
         uri, cleanup = _readable(path)
-        probe = _connect(uri)
-        version = _version(probe, path)
-    if version == 0:
-        probe.close()
-        raise RecordsMissing(f"{path}: there are no records yet. They begin with the run's first training step.")
-    if version < VERSION:
-        memory = _connect(":memory:")
-        probe.backup(memory)
-        probe.close()
-        upgrade(memory, version)
-        memory.execute("PRAGMA query_only = ON")
-        return create_engine("sqlite://", creator=lambda: memory, poolclass=StaticPool)
-    probe.close()
-    engine = create_engine("sqlite://", creator=lambda: _connect_read_only(uri), poolclass=QueuePool, pool_size=4)
-    if cleanup is not None:
-        weakref.finalize(engine, cleanup)
+        failing.callback(cleanup)
+        with contextlib.closing(_connect(uri)) as probe:
+            version = _version(probe, path)
+            if version == 0:
+                raise _missing(path)
+            if version < READABLE:
+                return _upgraded_in_memory(probe, path)
+        engine = create_engine("sqlite://", creator=lambda: _connect_read_only(uri), poolclass=QueuePool, pool_size=4)
+        weakref.finalize(engine, failing.pop_all().close)
     return engine
+
+
+def _missing(path: Path) -> RecordsMissing:
+    return RecordsMissing(f"{path}: there are no records yet. They begin with the run's first training step.")
+
+
+def _upgraded_in_memory(file: sqlite3.Connection, path: Path) -> Engine:
+    memory = _connect(":memory:")
+    file.backup(memory)
+    upgrade(memory, _version(memory, path))  # of the copy: a writer may have upgraded the file meanwhile
+    memory.execute("PRAGMA query_only = ON")
+    return create_engine("sqlite://", creator=lambda: memory, poolclass=StaticPool)
 
 
 def _connect(uri: str) -> sqlite3.Connection:
@@ -144,24 +160,28 @@ def read_rows(path: Path, query: Executable) -> Sequence[Any]:
         engine.dispose()
 
 
-def _readable(path: Path) -> tuple[str, Callable[[], None] | None]:
+def _readable(path: Path) -> tuple[str, Callable[[], object]]:
     """An address at which the file can be read, and what to do when nobody reads it any more."""
     quoted = quote(str(path.absolute()))
     wal = path.with_name(path.name + "-wal")
     try:
         with contextlib.closing(_connect(f"file:{quoted}?mode=ro")) as connection:
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        return f"file:{quoted}?mode=ro", None
+        return f"file:{quoted}?mode=ro", _nothing
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
             raise
     # A WAL database wants to make files beside itself even to be read, and here it may not.
     if not wal.exists() or not wal.stat().st_size:
-        return f"file:{quoted}?mode=ro&immutable=1", None
+        return f"file:{quoted}?mode=ro&immutable=1", _nothing
     copy = Path(tempfile.mkdtemp(prefix="lab-records-"))
     for file in (path, wal):
         shutil.copyfile(file, copy / file.name)
     return f"file:{quote(str(copy / path.name))}?mode=ro", lambda: shutil.rmtree(copy, ignore_errors=True)
+
+
+def _nothing() -> None:
+    """No copy was made, so there is none to delete."""
 
 
 def _version(connection: sqlite3.Connection, path: Path) -> int:

@@ -7,6 +7,7 @@ training are queued and committed in the background (`record_writer`); control a
 
 import contextlib
 import json
+import sqlite3
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -342,8 +343,9 @@ class Records:
         try:
             with Session(self._engine, expire_on_commit=False) as session:
                 yield session
-        except exc.DatabaseError as error:
+        except (exc.DatabaseError, sqlite3.DatabaseError) as error:  # a curve is read past SQLAlchemy
+            cause = getattr(error, "orig", None) or error
             raise RecordsBroken(
-                f"{self.path}: could not be read ({error.orig}). If this stays, restore it from a copy; "
+                f"{self.path}: could not be read ({cause}). If this stays, restore it from a copy; "
                 "checkpoints do not depend on it."
             ) from error

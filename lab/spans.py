@@ -84,6 +84,11 @@ def read(
     yield from read(connection, name, segment, end, last, narrower)
 
 
+def kept(connection: sqlite3.Connection) -> bool:
+    """Whether these records have spans: version 1 had none."""
+    return bool(connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'metric_spans'").fetchone()[0])
+
+
 def joined(parts: Sequence[Span]) -> Span:
     """One span of all of these, which are one after the other."""
     lows = [part for part in parts if part[3] is not None]

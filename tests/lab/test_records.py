@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -436,6 +436,24 @@ def test_a_damaged_page_is_reported_as_damage(tmp_path: Path) -> None:
         reader.rows(Event)
 
 
+def test_a_damaged_page_of_a_curve_is_reported_as_damage(tmp_path: Path) -> None:
+    with Records.writer(tmp_path / "run.db") as records:
+        segment = records.new_segment(0, None, "a")
+        for step in range(9000):
+            records.metrics(segment, step, {"m": math.sin(step)})
+    raw = bytearray((tmp_path / "run.db").read_bytes())
+    schema = raw.rindex(b"CREATE TRIGGER") // 4096 * 4096 + 4096
+    page = next(at for at in range(schema, len(raw), 4096) if raw[at] in (2, 5))  # an inner page of a tree
+    for at in range(page, len(raw), 4096):
+        raw[at : at + 4096] = os.urandom(4096)
+    (tmp_path / "run.db").write_bytes(raw)
+    with (
+        pytest.raises(RecordsBroken, match=r"run\.db: could not be read"),
+        Records.reader(tmp_path / "run.db") as reader,
+    ):
+        reader.series("m")
+
+
 def test_a_newer_database_is_refused_with_the_way_out(records: Records) -> None:
     records.close()
     with sqlite3.connect(records.path) as connection:
@@ -457,6 +475,7 @@ def test_an_older_database_is_upgraded_with_a_backup_and_read_without_touching_i
     before = path.read_bytes()
     today = database.VERSION
     monkeypatch.setattr(database, "VERSION", today + 2)
+    monkeypatch.setattr(database, "READABLE", today + 2)
     steps = {today: ("CREATE TABLE later (id INTEGER)",), today + 1: ("UPDATE events SET text = 'upgraded'",)}
     monkeypatch.setattr(database, "MIGRATIONS", steps)
     with Records.reader(path) as reader:
@@ -469,6 +488,67 @@ def test_an_older_database_is_upgraded_with_a_backup_and_read_without_touching_i
     with Records.reader(backup) as reader:
         assert reader.events()[0].text == "old"
     assert stat.S_IMODE(backup.stat().st_mode) == 0o600
+
+
+def test_records_without_spans_are_read_where_they_are_and_followed_through_their_upgrade(tmp_path: Path) -> None:
+    path = tmp_path / "run.db"
+    with sqlite3.connect(path) as connection:
+        connection.executescript(RELEASED[0].read_text())
+        rows = [("m", 1, step, math.sin(step / 50)) for step in range(9000)]
+        connection.execute("UPDATE segments SET from_step = 8999 WHERE id = 2")
+        connection.executemany("INSERT INTO metrics (name, segment, step, value) VALUES (?, ?, ?, ?)", rows)
+    connection.close()
+    before = path.read_bytes()
+    with Records.reader(path) as reader:
+        old = reader.series("m")
+        assert path.read_bytes() == before and len(old) == 1998
+        with Records.writer(path) as writer:
+            writer.metrics(2, 9000, {"m": 7.0})
+            writer.flush()
+            assert reader.newest("m") == (9000, 7.0), "a reader that was open all the while"
+            assert reader.series("m")[-1] == (2, 9000, 7.0)
+    low, high = min(old, key=lambda point: point[2]), max(old, key=lambda point: point[2])
+    assert (low[2], high[2]) == (min(row[3] for row in rows), max(row[3] for row in rows))
+
+
+@pytest.mark.parametrize("error", [sqlite3.OperationalError("database or disk is full"), OSError(28, "No space left")])
+def test_a_disk_that_fills_during_an_upgrade_is_no_broken_database(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with sqlite3.connect(tmp_path / "run.db") as connection:
+        connection.executescript(RELEASED[0].read_text())
+    connection.close()
+
+    def full(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(database, "_back_up", full)
+    with pytest.raises(RecordsBroken, match=r"from records version 1 to 2 .*Nothing is lost: make room"):
+        Records.writer(tmp_path / "run.db")
+    with Records.reader(tmp_path / "run.db") as reader:
+        assert len(reader.segments()) == 2
+
+
+def test_a_copy_that_was_read_leaves_no_folder_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy is made where SQLite may not make files beside the database; here it is told so."""
+    path = tmp_path / "run.db"
+    with sqlite3.connect(path) as connection:
+        connection.executescript(RELEASED[0].read_text())
+    connection.close()
+    made = []
+
+    def copied(_: Path) -> tuple[str, Callable[[], object]]:
+        made.append("made")
+        return f"file:{path}?mode=ro", lambda: made.append("deleted")
+
+    monkeypatch.setattr(database, "_readable", copied)
+    monkeypatch.setattr(database, "READABLE", 2)
+    Records.reader(path).close()
+    assert made == ["made", "deleted"]
+    monkeypatch.setattr(database, "VERSION", 0)
+    with pytest.raises(RecordsTooNew):
+        Records.reader(path)
+    assert made == ["made", "deleted"] * 2
 
 
 def test_a_step_of_an_upgrade_that_fails_is_undone(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
