@@ -1,5 +1,7 @@
 """Control tasks: memory of words is no skill, and context is."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor
@@ -76,3 +78,17 @@ def test_types_are_the_token_of_the_label_and_for_the_next_word_the_token_to_com
         ids = given.tokens[s]
         assert current[word] == ids[p]
         assert following[word] == (ids[p + 1] if p + 1 < len(ids) else -1)
+
+
+def test_controls_side_by_side_are_the_same_bit_for_bit_as_one_after_the_other() -> None:
+    threads = torch.get_num_threads()
+    problem, types = of_types(contextual=True)
+    found = []
+    for count in (1, 3):
+        torch.set_num_threads(count)
+        found.append(selectivity(dataclasses.replace(problem, memory={}), types, given_layer_0=True))
+        assert torch.get_num_threads() == count
+    torch.set_num_threads(threads)
+    assert torch.equal(found[0].gain, found[1].gain)
+    for one, other in zip(*(each.controls for each in found), strict=True):
+        assert torch.equal(one.gain, other.gain) and torch.equal(one.penalty, other.penalty)
