@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from urllib.parse import quote
 
 from filelock import FileLock, Timeout
-from sqlalchemy import JSON, Engine, create_engine, func, select, tuple_, update
+from sqlalchemy import JSON, ColumnElement, Engine, create_engine, func, literal_column, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, Session, mapped_column
 from sqlalchemy.pool import StaticPool
@@ -185,12 +185,18 @@ class Chats:
         with self._one_at_a_time, Session(self._engine, expire_on_commit=False) as session:
             return list(session.scalars(wanted))
 
-    def said_after(self, place: tuple[float, str]) -> list[tuple[tuple[float, str], list[dict[str, str]]]]:
-        """Messages of every chat that began after `place`, oldest first, each with its own place (time begun, id)."""
-        order = (Exchange.begun_at, Exchange.id)
-        wanted = select(*order, Exchange.asked).where(Exchange.kind == "chat", tuple_(*order) > place).order_by(*order)
+    def said_after(self, last: str) -> list[tuple[str, list[dict[str, str]]]]:
+        """Messages of every chat recorded after the exchange `last`, in the order of recording, each with its id.
+
+        By rowid, which grows with every commit. The time begun does not: clocks are set back, and of two exchanges the one
+        begun later may be recorded first. All chats where there is no exchange `last`: it was one of another record, which
+        was moved away, or of the run that this one branched from.
+        """
+        rowid: ColumnElement[int] = literal_column("rowid")
         with self._one_at_a_time, Session(self._engine) as session:
-            return [((begun_at, id), asked) for begun_at, id, asked in session.execute(wanted)]
+            before = session.scalar(select(rowid).select_from(Exchange).where(Exchange.id == last)) or 0
+            wanted = select(Exchange.id, Exchange.asked).where(Exchange.kind == "chat", rowid > before).order_by(rowid)
+            return [(id, asked) for id, asked in session.execute(wanted)]
 
     def count(self) -> int:
         with self._one_at_a_time, Session(self._engine) as session:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from lab.errors import LabError
 
@@ -35,6 +35,10 @@ class CheckpointCorrupt(LabError):
             f"{file}: {wrong}. Nothing of this checkpoint was used. Resuming falls back to the newest valid one; "
             "to keep this one, copy its folder again from where it was whole."
         )
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Path, str]]:
+        """Made again from both, not from the message: it crosses from the processes of `lab probe --all --jobs`."""
+        return type(self), (self.file, self.wrong)
 
 
 class WeightsOnly(LabError):

@@ -24,9 +24,15 @@ class RunLocked(LabError):
     """Someone else writes to the run."""
 
 
+class HolderUnwritten(LabError):
+    """The run is free, but it cannot be said who holds it: commands would not find a trainer that goes without."""
+
+    exit_code = 1
+
+
 @contextlib.contextmanager
 def lock(run: Path, purpose: str) -> Iterator[None]:
-    """Be the only writer of the run folder `run` while inside. Raises RunLocked, naming the holder."""
+    """Be the only writer of the run folder `run` while inside. Raises RunLocked, naming the holder; HolderUnwritten."""
     from filelock import FileLock, Timeout
 
     file = FileLock(run / LOCK, timeout=_PATIENCE, poll_interval=0.02, mode=0o600)
@@ -37,8 +43,7 @@ def lock(run: Path, purpose: str) -> Iterator[None]:
     except OSError as error:
         raise RunLocked(f"{run}: cannot be locked ({error}). Make the folder writable.") from error
     try:
-        me = {"pid": os.getpid(), "host": os.uname().nodename, "started": time.time(), "purpose": purpose}
-        replace_file(run / HOLDER, json.dumps(me).encode())
+        _say_who(run, purpose)
         yield
     finally:
         with contextlib.suppress(OSError):
@@ -65,6 +70,17 @@ def holder(run: Path) -> dict[str, Any] | None:
         return dict(_UNKNOWN)  # between the lock and the file
     finally:
         os.close(descriptor)
+
+
+def _say_who(run: Path, purpose: str) -> None:
+    me = {"pid": os.getpid(), "host": os.uname().nodename, "started": time.time(), "purpose": purpose}
+    try:
+        replace_file(run / HOLDER, json.dumps(me).encode())
+    except OSError as error:
+        raise HolderUnwritten(
+            f"{run}: nobody uses it, but {HOLDER} cannot be written there ({error.strerror or error}). Make room on the disk "
+            "and see that the folder is writable; nothing was changed."
+        ) from error
 
 
 def _who(run: Path) -> str:

@@ -48,7 +48,7 @@ class ChatTraining:
         self._run, self._every, self._n_ctx = run, every, n_ctx
         self._tokenizer, self._seed, self._dtype = tokenizer, seed, dtype
         self._texts: list[Told] = []
-        self._after, self._taken_at = (0.0, ""), -1
+        self._after, self._taken_at = "", -1
         self._step, self._micro, self._newest, self._unreadable = 0, 0, 0, False
 
     def loss(self, model: GPT, batch: Batch) -> Tensor | None:
@@ -67,6 +67,9 @@ class ChatTraining:
         """Nothing."""
 
     def after_step(self) -> None:
+        self._micro = 0
+
+    def again(self) -> None:
         self._micro = 0
 
     def at(self, step: int, micro: int = 0) -> None:
@@ -93,14 +96,16 @@ class ChatTraining:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        return {"said": [list(one) for one in self.said], "after": list(self._after), "taken_at": self._taken_at}
+        return {"said": [list(one) for one in self.said], "after": self._after, "taken_at": self._taken_at}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._after, self._taken_at = (float(state["after"][0]), str(state["after"][1])), int(state["taken_at"])
+        after = state["after"]
+        # Older checkpoints kept the time at which that exchange began beside its id.
+        self._after, self._taken_at = str(after if isinstance(after, str) else after[1]), int(state["taken_at"])
         self._take(state["said"])
 
     def _new(self) -> list[Messages]:
-        """Conversations with a person's newest words last, oldest first, of chats that began after those taken before.
+        """Conversations with a person's newest words last, oldest first, of chats recorded since the last taking.
 
         None from a record that cannot be read: training goes on, and a metric says so.
         """

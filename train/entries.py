@@ -68,6 +68,7 @@ def take(records: Records, note: Note) -> tuple[int, bool]:
     check_entry(note.text, note.author)
     for row in records.rows(Entry, author=note.author, created_at=note.written_at):
         if row.text == note.text:  # a kill came before the acknowledgement: the command is repeated
+            with_claims(records, row.id, row.text)
             return row.id, False
     entry = Entry(step=note.step, author=note.author, kind="note", text=note.text, created_at=note.written_at)
     return store(records, entry)[0], True
@@ -76,9 +77,21 @@ def take(records: Records, note: Note) -> tuple[int, bool]:
 def store(records: Records, entry: Entry) -> tuple[int, list[Claim]]:
     """Record an entry and its claims; for whoever holds the run's lock."""
     records.add_now(entry)
-    claims = parse(entry.text, entry.id, ALL_LABELS)
-    records.add_now(*(as_row(claim, entry.id) for claim in claims))
-    return entry.id, claims
+    return entry.id, with_claims(records, entry.id, entry.text)
+
+
+def with_claims(records: Records, entry: int, text: str) -> list[Claim]:
+    """The claims of a recorded entry, of which those are recorded that are not yet.
+
+    An entry has its number, and so its claims have theirs, only once it is written: a kill may come before they are. And a
+    newer grammar finds claims that an older one passed over.
+    """
+    claims = parse(text, entry, ALL_LABELS)
+    known = {row.id for row in records.rows(ClaimRow, entry=entry)}
+    missing = [as_row(claim, entry) for claim in claims if claim.id not in known]
+    if missing:
+        records.add_now(*missing)
+    return claims
 
 
 def entries(run: Run) -> list[dict[str, Any]]:

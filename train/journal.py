@@ -26,9 +26,8 @@ from lab.run import Run
 from lab.sections import JournalConfig
 from probes.behaviour.rates import Rate, wilson
 from probes.claims.echo import find_echo
-from probes.claims.grammar import PARSED, Claim, parse
+from probes.claims.grammar import PARSED, Claim
 from probes.claims.sentences import sentences
-from probes.layers.labels import ALL_LABELS
 from train.attachments import Moment
 from train.conversations import (
     Reply,
@@ -43,7 +42,7 @@ from train.conversations import (
     stored_scene,
     weights_mark,
 )
-from train.entries import store
+from train.entries import store, with_claims
 from train.journal_mirror import write_mirror
 from train.journal_prompt import Kind, Shown, entry_prompt, newest_readings, reading_lines
 from train.probing import Probing
@@ -177,7 +176,7 @@ def _stored(scene: Scene, entry: Entry) -> tuple[int, list[Claim], bool]:
     same = ("kind", "text", "prompt", "checkpoint", "seed", "temperature")
     for known in scene.records.rows(Entry, author=AUTHOR, step=entry.step):
         if all(getattr(known, name) == getattr(entry, name) for name in same):
-            return known.id, parse(known.text, known.id, ALL_LABELS), False
+            return known.id, with_claims(scene.records, known.id, known.text), False
     number, claims = store(scene.records, entry)
     return number, claims, True
 

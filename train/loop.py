@@ -66,7 +66,7 @@ def train(session: Session) -> Outcome:
             for group in optimizer.param_groups:  # each by the same schedule, from a peak of its own
                 group["lr"] = learning_rate(session.step, session.horizon, config.optimizer, group["peak"])
             rate = optimizer.param_groups[0]["lr"]
-            with said_when_full(session):
+            with said_when_full(session, "in the optimizer's update, whose memory no smaller micro-batch changes"):
                 optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             for intervention in session.interventions:
@@ -177,7 +177,9 @@ def visit(session: Session, attachments: Sequence[Attachment]) -> None:
     with torch.no_grad(), untouched_generators():
         for attachment in attachments:
             started = time.perf_counter()
-            attachment.visit(moment)
+            name = attachment.name
+            with said_when_full(session, f"while {name} looked", f", or none of it: --set {name}.every=0"):
+                attachment.visit(moment)
             session.visited[attachment.name] = session.step
             session.spent[attachment.name] += time.perf_counter() - started
     session.model.train()

@@ -200,7 +200,7 @@ class Job(Ranks):
         session.stop = told["stop"]
         settings = session.config.train
         most = min(settings.batch, session.micro_batch or settings.batch)
-        number = -(-settings.batch * settings.accumulation // self.count // most)  # of micro-batches of each rank
+        number = micro_batches(settings.batch, settings.accumulation, self.count, most)
         for part in session.interventions:
             if not self.leads and part.name in told["changed"]:
                 part.load_state_dict(told["changed"][part.name])
@@ -298,6 +298,16 @@ def _ended_in_order() -> Iterator[None]:
     signal.signal(signal.SIGTERM, end)
     yield
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def micro_batches(batch: int, accumulation: int, count: int, most: int) -> int:
+    """How many micro-batches each of `count` ranks has in a step.
+
+    Its rows are cut twice: by `batch` in `Job.share`, and each piece by `most` in `room.pieces`, so that a piece that `most`
+    does not divide ends in a smaller micro-batch of its own.
+    """
+    whole, rest = divmod(batch * accumulation // count, batch)
+    return whole * -(-batch // most) + -(-rest // most)
 
 
 def totals(values: Sequence[float]) -> list[float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +14,12 @@ from lab.errors import LabError
 from lab.run import Run
 from train.probing import probe_run
 from train.profiles import Profiles
+
+
+class ProbingEnded(LabError):
+    """One of several probing processes is gone."""
+
+    exit_code = 1
 
 
 def probe_all(
@@ -27,7 +34,7 @@ def probe_all(
         jobs: processes; each holds one checkpoint and the activations of the probe set.
 
     Raises:
-        LabError: fewer than one job, or a checkpoint that cannot be probed; UnknownTask.
+        LabError: fewer than one job, or a checkpoint that cannot be probed; UnknownTask; ProbingEnded.
     """
     if jobs < 1:
         raise LabError(f"--jobs {jobs}: give at least 1.")
@@ -43,12 +50,18 @@ def probe_all(
             found[step] = probe_step(step)
             report(f"step {step:,}", number / len(steps))
     else:
-        # Not forked: torch's threads do not survive it.
-        with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-            waiting = {pool.submit(probe_step, step): step for step in steps[1:]}
-            for future in as_completed(waiting):
-                found[waiting[future]] = future.result()
-                report(f"step {waiting[future]:,}", len(found) / len(steps))
+        try:
+            # Not forked: torch's threads do not survive it.
+            with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+                waiting = {pool.submit(probe_step, step): step for step in steps[1:]}
+                for future in as_completed(waiting):
+                    found[waiting[future]] = future.result()
+                    report(f"step {waiting[future]:,}", len(found) / len(steps))
+        except BrokenProcessPool:
+            raise ProbingEnded(
+                f"{run.name}: one of {jobs} probing processes ended without an answer, as one does that the system ends "
+                f"when memory runs out. Use fewer: --jobs {jobs // 2}."
+            ) from None
     return [found[step] for step in steps]
 
 

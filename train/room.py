@@ -3,7 +3,8 @@
 The passes of a step either give all their gradients or leave nothing behind: then the micro-batch is halved, for good, and
 the step is made again from the same batch. A step learns from as many sequences as before, in the same order, each with the
 weight it had, so that the run goes on as one that was begun with the smaller micro-batch. The size is part of the
-checkpoint's state. Of several processes none can step back alone: there the job ends, at its newest checkpoint.
+checkpoint's state. Of several processes none can step back alone: there the job ends, at its newest checkpoint, and says how
+to go on.
 """
 
 import gc
@@ -22,6 +23,7 @@ from train.segment import Session
 
 KIND = "out-of-memory"
 _SAID = ("out of memory", "can't allocate memory")  # by torch: of graphics cards, and of the CPU
+_ALONE = "with one sequence at a time"
 Done = TypeVar("Done")
 
 
@@ -35,14 +37,16 @@ def within_memory(session: Session, passes: Callable[[], Done]) -> Done | None:
     """What a step's passes give. None where memory ran out: then all is as before them, but for the size of micro-batches.
 
     Raises:
-        NoRoom: it ran out with one sequence at a time.
+        NoRoom: it ran out with one sequence at a time, or in one of several processes.
     """
     put_back = kept_generators()
     try:
         return passes()
     except (RuntimeError, MemoryError) as error:
-        if session.ranks.count > 1 or not ran_out(error):
+        if not ran_out(error):
             raise
+        if session.ranks.count > 1:
+            raise _no_room_among(session) from None
     # Out here the error is gone, and with it the frames that held what the passes had made.
     session.optimizer.zero_grad(set_to_none=True)
     for intervention in session.interventions:
@@ -58,8 +62,8 @@ def within_memory(session: Session, passes: Callable[[], Done]) -> Done | None:
 
 
 @contextmanager
-def said_when_full(session: Session) -> Iterator[None]:
-    """Around the update, which takes the same memory whatever the micro-batch is.
+def said_when_full(session: Session, where: str, way: str = "") -> Iterator[None]:
+    """Around what takes the same memory whatever the micro-batch is: `where` that is, and a `way` out of its own.
 
     Raises:
         NoRoom: memory ran out.
@@ -69,7 +73,7 @@ def said_when_full(session: Session) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not ran_out(error):
             raise
-        raise _no_room(session, "in the optimizer's update, whose memory no smaller micro-batch changes") from None
+        raise _no_room(session, where, way) from None
 
 
 def ran_out(error: BaseException) -> bool:
@@ -90,10 +94,9 @@ def pieces(batches: Sequence[Batch], most: int | None) -> list[Batch]:
 
 
 def _halve(session: Session) -> None:
-    train = session.config.train
-    before = min(train.batch, session.micro_batch or train.batch)
+    train, before = session.config.train, _size(session)
     if before == 1:
-        raise _no_room(session, "with one sequence at a time")
+        raise _no_room(session, _ALONE)
     now = before // 2
     number = -(-train.batch // now) * train.accumulation
     session.micro_batch = now
@@ -105,15 +108,39 @@ def _halve(session: Session) -> None:
     data = {"before": before, "micro_batch": now, "accumulation": number}
     at, step = time.time(), session.step
     session.records.add_now(Event(kind=KIND, text=text, at=at, segment=session.segment, step=step, data=data))
-    flags = f"--set train.batch={now} --set train.accumulation={number}"
-    session.say(
-        f"{text}. For the next run: {flags if train.batch % now == 0 else 'a smaller train.batch'}; see lab plan"
+    session.say(f"{text}. For the next run: {_flags(session, now)}; see lab plan")
+
+
+def _size(session: Session) -> int:
+    """Sequences of a micro-batch now."""
+    batch = session.config.train.batch
+    return min(batch, session.micro_batch or batch)
+
+
+def _flags(session: Session, size: int) -> str:
+    """How to configure a run whose micro-batches have this size from the start."""
+    train = session.config.train
+    if train.batch % size:
+        return "a smaller train.batch"
+    return f"--set train.batch={size} --set train.accumulation={train.batch // size * train.accumulation}"
+
+
+def _no_room_among(session: Session) -> NoRoom:
+    """Of several processes: whoever goes on alone finds the size that fits, and several can join it again."""
+    ranks, size, name = session.ranks, _size(session), session.run.name
+    where = f"in process {ranks.rank} of {ranks.count}"
+    if size == 1:
+        return _no_room(session, f"{where}, {_ALONE}")
+    return NoRoom(
+        f"{name}: out of memory at step {session.step} {where} with micro-batches of {size}, which several processes do not "
+        f"make smaller on the way. One process does: go on from the newest checkpoint with lab resume {name}. Or begin a new "
+        f"run with {_flags(session, size // 2)}; see lab plan."
     )
 
 
-def _no_room(session: Session, where: str) -> NoRoom:
+def _no_room(session: Session, where: str, way: str = "") -> NoRoom:
     blocks = "" if session.config.train.checkpoint_blocks else ", or --set train.checkpoint_blocks=true"
     return NoRoom(
         f"{session.run.name}: out of memory at step {session.step} {where}. See what takes it, and what would fit: "
-        f"lab plan --config {session.run.path / 'config.toml'}. Then a smaller model.n_ctx or a smaller model{blocks}."
+        f"lab plan --config {session.run.path / 'config.toml'}. Then a smaller model.n_ctx or a smaller model{blocks}{way}."
     )

@@ -38,7 +38,7 @@ from probes.layers import depth
 from probes.layers.evidence import Evidence
 from probes.layers.labels import ALL_LABELS
 from probes.layers.problem import Untestable
-from train.entries import add_entry, check_entry, entries, entry_of
+from train.entries import add_entry, check_entry, entries, entry_of, with_claims
 from train.material import LAYER_CONVENTION, SENTENCES, Material, canonical, gather
 from train.probing_steps import probe_all
 from train.readings import QUICK, Readings, Sizes
@@ -121,7 +121,7 @@ def verify(
     q_values = false_discovery_over_run({str(at): one["p"] for at, one in enumerate(results)}) if whole_journal else {}
     for number, one in enumerate(results):
         one["q_run"] = q_values.get(str(number))
-    _record(run, results)
+    _record(run, results, {one["id"]: one["text"] for one in chosen})
     return results
 
 
@@ -299,8 +299,8 @@ def _stored(run: Run, one: dict[str, Any]) -> dict[str, Any]:
         return one | {"id": "text-" + canonical([one["text"], one["author"], one["step"]])[:12]}
 
 
-def _record(run: Run, results: Sequence[dict[str, Any]]) -> None:
-    """The files, and the rows when the run is not in use."""
+def _record(run: Run, results: Sequence[dict[str, Any]], texts: Mapping[int | str, str]) -> None:
+    """The files, and the rows when the run is not in use. `texts`: those of the entries, by id."""
     run.evidence.mkdir(exist_ok=True)
     for one in results:
         replace_file(run.evidence / f"verdict-{one['claim']['id']}.json", as_bytes(one))
@@ -309,6 +309,8 @@ def _record(run: Run, results: Sequence[dict[str, Any]]) -> None:
         return
     try:
         with run.lock("verify"), Records.writer(run.database) as records:
+            for number in sorted({int(one["claim"]["entry"]) for one in stored}):
+                with_claims(records, number, texts[number])  # a verdict is refused where its claim is missing
             records.add_now(
                 *(
                     VerdictRow(

@@ -1,6 +1,7 @@
 """What is saved comes back exactly, what was damaged is refused by name, and what matters is never rotated away."""
 
 import json
+import multiprocessing
 import os
 import random
 import resource
@@ -175,6 +176,19 @@ def test_a_missing_file_is_named_and_resuming_falls_back(tmp_path: Path, file: s
         checkpoint.load(path)
     found = checkpoint.newest_valid(tmp_path)
     assert found is not None and found.step == 1
+
+
+def test_what_is_wrong_with_a_checkpoint_is_said_across_processes(tmp_path: Path) -> None:
+    path = save(tmp_path, 1).path
+    (path / "model.safetensors").unlink()
+    with pytest.raises(CheckpointCorrupt) as refused:
+        checkpoint.load(path)
+    here, there = multiprocessing.Pipe()
+    with here, there:
+        there.send(refused.value)
+        sent = here.recv()
+    assert (type(sent), str(sent)) == (CheckpointCorrupt, str(refused.value))
+    assert (sent.file, sent.wrong) == (path / "model.safetensors", "is missing")
 
 
 def test_a_reader_moves_nothing_and_the_holder_quarantines_with_the_reason(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A run is one folder that is whole or absent, found by what a person types, and written by one process at a time."""
 
+import errno
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lab
-from lab import checkpoint
+from lab import checkpoint, run_lock
 from lab.config import RunConfig, load_config
 from lab.errors import LabError
 from lab.records import Records
@@ -33,6 +34,7 @@ from lab.run import (
     default_root,
     resolve_inside,
 )
+from lab.run_lock import HolderUnwritten
 
 ROOT = Path(lab.__file__).parents[1]
 
@@ -297,6 +299,23 @@ def test_a_holder_file_in_the_making_or_damaged_does_not_hide_the_holder(run: Ru
         for content in ("", "[]", "{"):
             (run.path / "holder.json").write_text(content)
             assert run.holder() == {"pid": None, "host": None, "started": None, "purpose": "unknown"}
+
+
+def test_a_disk_without_room_for_the_holder_is_said_and_the_lock_is_let_go(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    (run.path / "holder.json").write_text('{"purpose": "training"}')  # of a holder who was killed
+    said = r"runs/fox: .*holder\.json .*No space left on device.*Make room"
+    with monkeypatch.context() as full, pytest.raises(HolderUnwritten, match=said):
+        full.setattr(run_lock, "replace_file", refuse)
+        with run.lock("training"):
+            raise AssertionError("nobody trains where commands would not find the trainer")
+    assert run.holder() is None
+    with run.lock("training"):
+        assert (run.holder() or {})["purpose"] == "training"
 
 
 # -------------------------------------------------------------------------------------------------------------- state

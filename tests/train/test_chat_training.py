@@ -1,5 +1,7 @@
 """Chats enter training by `data.chats` alone: a person's words and nothing else, and a resumed run is the same run."""
 
+import sqlite3
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,8 +31,14 @@ TALK = [
 SWITCHED_ON = [*(one for one in SHORT if "self_play" not in one), "self_play.every=0", "data.chats=true"]
 
 
-def say(folder: Path, *texts: str, kind: str = "chat", messages: list[dict[str, str]] | None = None) -> None:
-    """Record exchanges as the server does."""
+def say(
+    folder: Path,
+    *texts: str,
+    kind: str = "chat",
+    messages: list[dict[str, str]] | None = None,
+    begun_at: float | None = None,
+) -> None:
+    """Record exchanges as the server does. `begun_at`: by its clock."""
     with Chats.writer(folder) as chats:
         for text in texts:
             chats.begin(
@@ -48,6 +56,7 @@ def say(folder: Path, *texts: str, kind: str = "chat", messages: list[dict[str, 
                     prompt_ids=[1],
                     seed=0,
                     settings={},
+                    begun_at=time.time() if begun_at is None else begun_at,
                 )
             )
 
@@ -108,6 +117,48 @@ def test_chats_are_taken_at_checkpoints_once_and_the_newest_are_kept(tmp_path: P
     say(tmp_path, *(f"word number {at}" for at in range(KEPT)))
     chats.between_steps(12)
     assert len(chats.said) == KEPT and chats.said[0][-1]["content"] == "word number 0"
+
+
+def test_a_chat_recorded_after_one_that_began_later_is_taken(tmp_path: Path, letters: Tokenizer) -> None:
+    """A clock was set back, or of two people the one who began first was recorded last."""
+    chats = training(tmp_path, letters)
+    say(tmp_path, "hello", begun_at=2000.0)
+    chats.between_steps(0)
+    say(tmp_path, "an hour earlier, by the clock", begun_at=1000.0)
+    (change,) = chats.between_steps(4)
+    assert change.data["taken"] == 1
+    assert [one[-1]["content"] for one in chats.said] == ["hello", "an hour earlier, by the clock"]
+    assert chats.between_steps(8) == []
+
+
+def test_a_state_that_kept_the_time_begun_is_gone_on_with(tmp_path: Path, letters: Tokenizer) -> None:
+    say(tmp_path, "hello", begun_at=2000.0)
+    said = [[{"role": "user", "content": "hello"}]]
+    chats = training(tmp_path, letters)
+    chats.load_state_dict({"said": said, "after": [2000.0, "chat-0"], "taken_at": 0})
+    assert chats.between_steps(4) == [] and chats.said == said
+    say(tmp_path, "good morning", begun_at=1000.0)
+    assert chats.between_steps(8)[0].data["taken"] == 1
+    again = training(tmp_path, letters)
+    again.load_state_dict(chats.state_dict())
+    assert again.state_dict() == chats.state_dict() and again.between_steps(12) == []
+    fresh = training(tmp_path, letters)
+    fresh.load_state_dict({"said": [], "after": [0.0, ""], "taken_at": -1})
+    assert fresh.between_steps(0)[0].data["taken"] == 2
+
+
+def test_a_new_record_is_read_from_its_beginning_though_it_is_shorter(tmp_path: Path, letters: Tokenizer) -> None:
+    """The older one was moved away, or belongs to the run that this one branched from."""
+    chats = training(tmp_path / "parent", letters)
+    (tmp_path / "parent").mkdir()
+    say(tmp_path / "parent", "one", "two", "three")
+    chats.between_steps(0)
+    branched = training(tmp_path, letters)
+    branched.load_state_dict(chats.state_dict())
+    say(tmp_path, "four")
+    with sqlite3.connect(tmp_path / "chats.db") as connection:
+        connection.execute("UPDATE exchanges SET id = 'another'")
+    assert branched.between_steps(4)[0].data["taken"] == 1 and len(branched.said) == 4
 
 
 def test_the_share_is_never_exceeded_and_the_term_is_over_the_real_tokens(tmp_path: Path, made: Run) -> None:

@@ -1,6 +1,7 @@
 """The journal: what the model was asked and wrote, kept whole, parsed at once, shown inert, and never written by the lab."""
 
 import json
+import sqlite3
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -74,6 +75,18 @@ def test_the_same_words_of_the_same_weights_are_one_entry(run: Run) -> None:
     assert len(rows_of(run, Entry)) == len(events(run)) == 1
     other = write_now(run, 8, ["blind"], seed=7)
     assert other[0]["text"] != first[0]["text"] and len(rows_of(run, Entry)) == 2
+
+
+def test_claims_that_a_kill_left_out_are_added_when_the_entry_is_met_again(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    says(SEED, monkeypatch)
+    (first,) = write_now(run, 8, ["blind"])
+    (claim,) = rows_of(run, Claim)
+    with sqlite3.connect(run.database) as connection:
+        connection.execute("DELETE FROM claims")
+    (again,) = write_now(run, 8, ["blind"])
+    assert again["entry"] == first["entry"] and [row.id for row in rows_of(run, Claim)] == [claim.id]
 
 
 def test_claims_are_parsed_at_once_and_their_share_is_reported(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,19 +14,34 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from lab.checkpoint import newest_valid
 from lab.config import RunConfig
+from lab.corpus import Batch
 from lab.run import Run
 from tests.train import ranks
 from train.loop import train
+from train.parallel import Job, micro_batches
 from train.probing_steps import probe_all
+from train.room import pieces
 from train.session import start
 
 ROOT = Path(__file__).resolve().parents[2]
 Outcomes = dict[str, Any]
 BOUND = 1e-5  # nats, over 50 steps
 SECONDS_TO_END = 30  # by torchrun's own patience; a closed connection is noticed at once
+
+
+@pytest.mark.parametrize(("batch", "accumulation", "count"), [(5, 4, 2), (8, 1, 2), (3, 2, 3), (4, 3, 2), (5, 2, 1)])
+@pytest.mark.parametrize("most", [1, 2, 3, 8])
+def test_the_micro_batches_of_a_rank_are_counted_as_they_are_cut(
+    batch: int, accumulation: int, count: int, most: int
+) -> None:
+    """The next rank's numbers begin behind them: two with one number would draw the same added text."""
+    rows = Batch(torch.zeros(batch, 2, dtype=torch.long), torch.ones(batch, 1, dtype=torch.bool), 0)
+    cut = {len(pieces(Job(rank, count, rank, count).share([rows] * accumulation), most)) for rank in range(count)}
+    assert cut == {micro_batches(batch, accumulation, count, min(batch, most))}
 
 
 def measured(folder: Path, text: Path, *scenarios: str) -> Outcomes:

@@ -3,7 +3,10 @@
 import json
 import math
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,8 +19,10 @@ from lab.run import Run
 from probes.layers.labels import BadProbeSet
 from probes.layers.lexical import LEXICAL_SHARE
 from probes.layers.profile import Profile, UnknownTask, is_lexical, profile_table, with_raw
+from train import probing_steps
 from train.loop import train
 from train.probing import NoReadings, Probing, probe_run, stored_profiles
+from train.probing_steps import ProbingEnded, probe_all
 from train.profiles import Profiles
 from train.session import Session, start
 
@@ -222,6 +227,24 @@ def test_another_interval_or_probe_set_opens_another_regime(tiny_config: Config,
         visited(session, probing)
         session.records.flush()
         assert [regime.step for regime in session.records.rows(Regime, name="probing")] == [0, 3]
+
+
+def test_a_probing_process_that_is_gone_is_said_with_what_to_do(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Pool(ThreadPoolExecutor):
+        """Processes of which the system ends one for want of memory."""
+
+        def __init__(self, jobs: int, mp_context: object) -> None:
+            super().__init__(jobs)
+
+        def submit(self, *_: Any, **__: Any) -> Future[Any]:
+            gone: Future[Any] = Future()
+            gone.set_exception(BrokenProcessPool("A process in the process pool was terminated abruptly"))
+            return gone
+
+    monkeypatch.setattr(probing_steps, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(probing_steps, "probe_run", lambda *_: None)
+    with pytest.raises(ProbingEnded, match=r"probed: one of 4 probing processes ended.*memory.*--jobs 2\."):
+        probe_all(run, jobs=4)
 
 
 def test_a_raw_profile_is_lexical_when_layer_0_has_nearly_all_of_it() -> None:

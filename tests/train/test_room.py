@@ -18,7 +18,9 @@ from lab.model import GPT
 from lab.records import Event, Metric
 from lab.run import Run
 from tests.train.riders import Nudge
+from tests.train.test_chat_training import say
 from train.loop import train
+from train.parallel import Ranks
 from train.room import KIND, NoRoom, pieces, ran_out
 from train.session import Riders, Session, resume, start
 
@@ -136,6 +138,47 @@ def test_a_run_that_ran_out_goes_on_as_one_begun_with_the_smaller_micro_batch(
     assert event.data == {"before": 8, "micro_batch": 4, "accumulation": 4} and event.step == 0
 
 
+def test_chats_are_drawn_again_as_if_the_step_had_only_been_made_so(tiny_config: Config, root: Path) -> None:
+    """What is drawn depends on the micro-batch's number, which begins anew: no checkpoint knows of the pass that failed."""
+    settings = (*SHORT, "data.chats=true", "train.steps=1", "optimizer.warmup_steps=0")
+    runs = []
+    for name, room, sizes in (("again", Room(4, first=1), (8, 2)), ("at-once", Room(4), (4, 4))):
+        config = tiny_config(*settings, f"train.batch={sizes[0]}", f"train.accumulation={sizes[1]}")
+        with start(config, root, name, riders=Riders(interventions=[room])) as session:
+            say(
+                session.run.path,
+                *(f"the {word} of the old king" for word in ("song", "house", "garden", "winter", "dog")),
+            )
+            finish(session)
+            runs.append(session.run)
+    assert events(runs[0]) and not events(runs[1])
+    assert same(*runs)
+
+
+class Several(Ranks):
+    """One process that takes itself for the first of three."""
+
+    count = 3
+
+
+@pytest.mark.parametrize(
+    ("batch", "says"),
+    [
+        (8, r"among-8: .*step 0 in process 0 of 3 with micro-batches of 8.*lab resume among-8.*train.batch=4 .*=2;"),
+        (1, r"in process 0 of 3, with one sequence at a time.*lab plan --config"),
+    ],
+)
+def test_of_several_processes_the_one_that_runs_out_says_how_to_go_on(
+    tiny_config: Config, root: Path, batch: int, says: str
+) -> None:
+    config, riders = tiny_config(*SHORT, f"train.batch={batch}"), Riders(interventions=[Room(0)])
+    with (
+        pytest.raises(NoRoom, match=says),
+        start(config, root, f"among-{batch}", riders=riders, ranks=Several()) as session,
+    ):
+        train(session)
+
+
 def test_it_halves_down_to_one_sequence_and_then_says_what_to_do(tiny_config: Config, root: Path) -> None:
     said: list[str] = []
     with start(tiny_config(*SHORT, "train.batch=5"), root, "none", riders=Riders(interventions=[Room(0)])) as session:
@@ -210,3 +253,29 @@ def test_other_errors_are_not_taken_for_memory() -> None:
     assert ran_out(torch.OutOfMemoryError("x")) and ran_out(MemoryError()) and ran_out(RuntimeError(CPU))
     assert ran_out(RuntimeError("MPS backend out of memory (MPS allocated: 5.00 GB)"))
     assert not ran_out(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+def test_memory_that_runs_out_while_something_looks_is_said_with_its_name(
+    tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(*SHORT, "evaluation.every=3")
+
+    def full(*_: object) -> None:
+        raise RuntimeError(CPU)
+
+    with start(config, tmp_path, "looked") as session:
+        monkeypatch.setattr(session.attachments[0], "visit", full)
+        with pytest.raises(NoRoom, match=r"at step 0 while evaluation looked.*or none of it: --set evaluation.every=0"):
+            train(session)
+
+
+def test_memory_that_runs_out_in_the_update_is_said(
+    tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with start(tiny_config(*SHORT), tmp_path, "updated") as session:
+        monkeypatch.setattr(session.optimizer, "step", full)
+        with pytest.raises(NoRoom, match=r"at step 0 in the optimizer's update"):
+            train(session)

@@ -1,6 +1,7 @@
 """Verdicts on a real run: every part once, the same bytes twice, and never a number where none can be had."""
 
 import json
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from lab.sections import Source
 from lab.sources import documents
 from probes.claims.outcomes import CAUSAL, VERDICTS
 from probes.layers.splits import sentence_key
+from tests.made_runs import made_run
 from train.entries import BadEntry, add_entry, entries
 from train.loop import train
 from train.material import gather
@@ -122,6 +124,19 @@ def test_a_run_in_use_still_gets_its_verdict_file(run: Run) -> None:
     with run.lock("train"):
         [found] = verify(run, entry=number, quick=True, readings=["decide"])
         assert (run.evidence / f"verdict-{found['claim']['id']}.json").exists()
+
+
+def test_a_claim_that_was_never_recorded_does_not_cost_the_verdicts(tmp_path: Path) -> None:
+    """A kill came between an entry and its claims, or an older grammar had not found them all."""
+    made = made_run(tmp_path)
+    number, claims = add_entry(made, "Irony lives at layer 2. Sarcasm is decided at the top.", "person")
+    with sqlite3.connect(made.database) as connection:
+        connection.execute("DELETE FROM claims WHERE id = ?", (claims[-1].id,))
+    found = verify(made, entry=number)
+    with made.records() as records:
+        assert {row.id for row in records.rows(ClaimRow)} == {claim.id for claim in claims}
+        assert {row.claim for row in records.rows(VerdictRow)} == {one["claim"]["id"] for one in found}
+    assert len(found) == len(claims) == 2
 
 
 @pytest.mark.parametrize(
