@@ -6,6 +6,7 @@ what an episode holds is checked piece by piece, and a piece that is no number o
 
 import contextlib
 import json
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -211,11 +212,12 @@ def alarms(records: Records, up_to: int | None = None) -> list[Alarms]:
         if not metric.startswith("alarms/"):
             continue
         rule = metric.removeprefix("alarms/")
-        checks = {step: value for _, step, value in records.series(f"checks/{rule}")}
+        # every point: a tally is told where both have one, and thinned series have few steps in common
+        checks = {step: value for _, step, value in records.series(f"checks/{rule}", max_points=sys.maxsize)}
         schedule = SCHEDULES.get(rule, "every")
         regimes = [(step, protocol.get(schedule)) for step, protocol in known]
         newest: dict[int, tuple[float, float]] = {}
-        for _, step, value in records.series(metric):
+        for _, step, value in records.series(metric, max_points=sys.maxsize):
             begun = [every for since, every in regimes if since < step] or [every for _, every in regimes[:1]]
             every = begun[-1] if begun else 0  # an interval that is changed at a step is in force after it
             if step in checks and type(every) is int and (up_to is None or step <= up_to):

@@ -124,5 +124,5 @@ def partner_for(run: Run, system_prompt: str | None) -> tuple[Partner, str]:
     found = find(run.path)
     if found is None:
         return Here(run, system_prompt), ONE_RUN
-    alone = is_note_of(run.path / NOTE_FILE, found.url)
+    alone = is_note_of(run.path / NOTE_FILE, found)
     return Remote(found), ONE_RUN if alone else run.name

@@ -116,8 +116,8 @@ def of_run(root: Path, name: str) -> Finding:
     except (LabError, OSError) as error:
         return Finding(title, False, str(error))
     recorded = f"records to step {steps[0]}" if steps else "no records yet"
-    missing = "no checkpoint that can be resumed from" if damaged or aside else "no checkpoint yet"
-    said = [state, recorded, f"newest valid checkpoint at step {info.step}" if info else missing]
+    newest = f"newest valid checkpoint at step {info.step}" if info else _none_whole(folder, bool(damaged or aside))
+    said = [state, recorded, newest]
     if aside:
         said.append(
             f"{aside} damaged {'checkpoint' if aside == 1 else 'checkpoints'} put aside in {folder / QUARANTINE}"
@@ -126,6 +126,15 @@ def of_run(root: Path, name: str) -> Finding:
     if problems:
         said.append(f"{run.database} is damaged: {'; '.join(problems[:3])}. Restore it from a copy")
     return Finding(title, not damaged and not problems and not (aside and info is None), ", ".join(said))
+
+
+def _none_whole(folder: Path, harmed: bool) -> str:
+    """What there is where training cannot go on from any checkpoint; `harmed`: one is damaged, or was put aside."""
+    bare = [info.step for info in checkpoint.list_checkpoints(folder) if not info.has_optimizer]
+    if bare:
+        count = f"{len(bare)} checkpoint{'s' if len(bare) > 1 else ''} of weights alone, newest at step {max(bare)}"
+        return f"{count}: can be read, not resumed from"
+    return "no checkpoint that can be resumed from" if harmed else "no checkpoint yet"
 
 
 def _checkpoints(folder: Path) -> list[Path]:

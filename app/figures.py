@@ -224,7 +224,8 @@ def caption(task: str, cells: Sequence[Cell], step: int) -> str:
     what = TASKS[task][1] if task in TASKS else "a label"
     return (
         f"Reading: decode, in bits per word, of {what}. What a linear probe saves over the base rates on sentences "
-        f"it was not fitted on; n = {n} words at step {step:,}; band = 95 % bootstrap over sentences. "
+        f"it was not fitted on; n = {n} words at step {step:,}; band = 95 % bootstrap over documents where there are 50 "
+        "or more, else over sentences. "
         "Layer 0 is the embedding sum, layer l the residual stream after block l, before the final norm. "
         "Dashed: the same probe on the random-initialisation twin. Dotted: the layer-0 value. "
         "Linearly readable is not used: only erasing it would show what it is worth to the model."

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -139,7 +140,7 @@ def _checks(records: Records, rule: str) -> list[tuple[int, int]]:
     """(step, checks since the row before) of a rule of the understanding module, from its own tally."""
     found: list[tuple[int, int]] = []
     tally = 0.0
-    for _, step, value in records.series(f"checks/{rule}"):
+    for _, step, value in records.series(f"checks/{rule}", max_points=sys.maxsize):
         found.append((step, int(value - tally if value >= tally else value)))  # a new interval begins at nought
         tally = value
     return found

@@ -7,6 +7,7 @@ what was switched on. One pair at one step is one draw; which difference is larg
 from __future__ import annotations
 
 import contextlib
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def _read(run: Run, up_to: int | None) -> Beside:
     with contextlib.suppress(LabError), run.records() as records:
         points = [
             (step, value)
-            for _, step, value in records.series("validation/bits_per_byte")
+            for _, step, value in records.series("validation/bits_per_byte", max_points=sys.maxsize)
             if up_to is None or step <= up_to
         ]
         step, bits = points[-1] if points else (None, None)

@@ -121,7 +121,7 @@ class Remote:
 
     def standing(self, run: Path) -> dict[str, Any]:
         """How server and run do: `app.server_replies.Status` of this run alone. Raises NotAnswered."""
-        alone = is_note_of(run / NOTE_FILE, self.found.url)  # a server of this run needs no name, whatever it is
+        alone = is_note_of(run / NOTE_FILE, self.found)  # a server of this run needs no name, whatever it is
         return self._json("GET", "/lab/v1/status" + ("" if alone else f"?run={quote(run.name)}"), None)
 
     def close(self) -> None:
@@ -177,9 +177,10 @@ def reach(run: Path, client: str) -> Remote | None:
     return None if found is None else Remote(found, client)
 
 
-def is_note_of(note: Path, url: str) -> bool:
-    """Whether the server at `url` wrote this note: it serves the folder that the note lies in."""
+def is_note_of(note: Path, found: Found) -> bool:
+    """Whether this server wrote this note: it serves the folder that the note lies in."""
     try:
-        return bool(json.loads(note.read_bytes())["url"] == url)
+        about = json.loads(note.read_bytes())
+        return bool(about["url"] == found.url and found.id in ("", about["id"]))
     except (OSError, ValueError, KeyError, TypeError):
         return False

@@ -4,6 +4,7 @@ Control takes verbs of a closed set with typed arguments, on its own route; noth
 one. What is shown is read from the run, which the server never writes to.
 """
 
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -43,6 +44,8 @@ RunName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$
 Verb = Annotated[str, StringConstraints(max_length=64), Field(json_schema_extra={"enum": list(VERBS)})]
 Kind = Annotated[str, StringConstraints(max_length=64), Field(json_schema_extra={"enum": list(KINDS)})]
 
+ID_BYTES = 16
+
 
 class OfRun(BaseModel):
     """Which run; may be left out where one alone is served."""
@@ -80,6 +83,7 @@ class Lab:
     jobs: Jobs
     tracer: Tracer = field(default_factory=Tracer)
     started_at: float = field(default_factory=time.time)
+    id: str = field(default_factory=lambda: secrets.token_hex(ID_BYTES))  # told to anybody: it opens nothing
     _readers: dict[tuple[str, int, int], queries.Opened] = field(default_factory=dict)
 
     def run(self, name: str | None) -> Run:
@@ -91,9 +95,10 @@ class Lab:
         """Needs no token, so it has no names of people or things, no reasons, no paths."""
         published, uptime = self.talk.published, self._uptime()
         if not published.single:
-            return Health(status="ok", uptime=uptime, runs=len(published.run_names()))
+            return Health(status="ok", id=self.id, uptime=uptime, runs=len(published.run_names()))
         one = self._standing(published.run())
-        return Health(status="ok", uptime=uptime, training=one.training, step=one.step, weights_step=one.weights_step)
+        about = {"training": one.training, "step": one.step, "weights_step": one.weights_step}
+        return Health(status="ok", id=self.id, uptime=uptime, **about)
 
     def status(self, of: Annotated[OfRun, Query()]) -> Status:
         published = self.talk.published

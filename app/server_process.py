@@ -1,7 +1,7 @@
 """The server as a process: its socket, its token, its place in the queue of the machine, and how others find it.
 
-While it answers, `server.json` in the run (or the folder of runs) says where; a kill leaves the file behind, so whoever
-reads it asks `/health` before believing it.
+While it answers, `server.json` in the run (or the folder of runs) says where, and the id that this process drew. A kill
+leaves the file behind, and another server may have the port by then: whoever reads it asks `/health` for the id first.
 """
 
 import asyncio
@@ -39,10 +39,11 @@ class ServerDidNotStart(LabError):
 
 @dataclass(frozen=True)
 class Found:
-    """A server that answers now."""
+    """A server that answers now; its id is that of its process, "" where nobody asked."""
 
     url: str
     token: str
+    id: str = ""
 
 
 def listening(address: str, port: int | None) -> socket.socket:
@@ -155,7 +156,7 @@ def _serve(
                 await asyncio.sleep(TICK_SECONDS)
             running.should_exit |= interrupts.number > 0
             if running.started:
-                note = {"url": url, "pid": os.getpid(), "started": time.time()}
+                note = {"url": url, "pid": os.getpid(), "id": server.lab.id, "started": time.time()}
                 replace_file(path / NOTE_FILE, json.dumps(note).encode())
                 ready(url, path / "server.token")
             while not running.should_exit and not serving.done():
@@ -192,17 +193,20 @@ def find(run: Path) -> Found | None:
     """The server that answers for a run now: its own, or one of the folder it lies in."""
     for folder in (run, run.parent):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, LabError):
-            url = str(json.loads((folder / NOTE_FILE).read_bytes())["url"])
-            if _LOCAL.fullmatch(url) and answers(url):  # a run may come from a stranger: its note leads nowhere else
-                return Found(url, token_in(folder))
+            note = json.loads((folder / NOTE_FILE).read_bytes())
+            url, id = str(note["url"]), str(note["id"])
+            # a run may come from a stranger: its note leads nowhere else, and no other server is sent its token
+            if _LOCAL.fullmatch(url) and answers(url, id):
+                return Found(url, token_in(folder), id)
     return None
 
 
-def answers(url: str, seconds: float = 2.0) -> bool:
-    """Whether a server of ours answers there."""
+def answers(url: str, id: str, seconds: float = 2.0) -> bool:
+    """Whether the server process with this id answers there."""
     try:
         with _direct().open(f"{url}/health", timeout=seconds) as answer:
-            return bool(answer.status == 200 and json.loads(answer.read(65_536)).get("status") == "ok")
+            said = json.loads(answer.read(65_536))
+            return bool(answer.status == 200 and said.get("status") == "ok" and said.get("id") == id)
     except (urllib.error.URLError, OSError, ValueError, AttributeError):
         return False
 

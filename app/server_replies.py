@@ -115,9 +115,10 @@ class Detokenized(BaseModel):
 
 
 class Health(BaseModel):
-    """Of one run; of a folder only how many there are."""
+    """Of one run; of a folder only how many there are. The id is drawn anew by every server process."""
 
     status: Literal["ok"]
+    id: str
     uptime: float
     training: str | None = None
     step: int | None = None

@@ -6,6 +6,7 @@ little without how much was looked at before, so a row that has no denominator s
 
 from __future__ import annotations
 
+import sys
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -72,7 +73,10 @@ def _looks(records: Records, talks: Sequence[Episode], in_history: InHistory) ->
         if event.kind == "journal" and event.step is not None and in_history(event.segment, event.step)
     ]
     found["probing"] = list(records.reading_steps())
-    found |= {name: [step for _, step, _ in records.series(metric)] for name, metric in LOOKS.items()}
+    found |= {
+        name: [step for _, step, _ in records.series(metric, max_points=sys.maxsize)]  # counted, so never thinned
+        for name, metric in LOOKS.items()
+    }
     return {name: sorted(steps) for name, steps in found.items()}
 
 
@@ -175,7 +179,7 @@ def _events(
 
 def _evaluations(run: Run, records: Records) -> Iterator[Moment]:
     tokens = run.config.evaluation.tokens
-    for _, step, value in records.series("validation/bits_per_byte"):
+    for _, step, value in records.series("validation/bits_per_byte"):  # thinned: a page lists these rows
         yield Moment(step, "evaluation", f"{value:.4f} bits per byte", tokens, None, "validation tokens at most")
 
 

@@ -249,7 +249,10 @@ def _write_shard(out: Path, index: int, tensors: dict[str, Tensor]) -> dict[str,
 
 def _open(out: Path, plan: dict[str, Any]) -> list[dict[str, Any]]:
     """Shards of an interrupted collection of the very same plan; a new folder otherwise."""
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadCollection(f"{out}: cannot be made ({error.strerror}). Choose another --out.") from error
     complete = out / MANIFEST
     if complete.is_file() or (out / PLAN).is_file():
         before = _read_plan(complete if complete.is_file() else out / PLAN)

@@ -119,9 +119,11 @@ def _appearing(target: Path) -> Iterator[Path]:
     """A hidden folder that takes the target's name when the block ends well, and is gone when it does not."""
     if target.is_file() or target.is_symlink() or (target.is_dir() and any(target.iterdir())):
         raise BadExport(f"{target}: exists and is not an empty folder. Choose another with --out, or delete it first.")
-    target.parent.mkdir(parents=True, exist_ok=True)
     folder = target.parent / f".tmp-{target.name}-{secrets.token_hex(4)}"
-    folder.mkdir()
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise BadExport(f"{target}: cannot be made ({error.strerror}). Choose another with --out.") from error
     try:
         yield folder
         for file in (each for each in folder.rglob("*") if each.is_file()):

@@ -145,10 +145,8 @@ def _record_metrics(scene: Scene, result: Result) -> None:
     """`bench/<task>/acc` and its like, once a segment and step: numbers of a wider bench are read from the items."""
     if not result.answers:
         return
-    pieces = {
-        (segment, step) for segment, step, _ in scene.records.series(f"bench/{result.task}/acc", lineage_only=False)
-    }
-    if (scene.segment, scene.step) in pieces:
+    known = scene.records.series(f"bench/{result.task}/acc", max_points=sys.maxsize, lineage_only=False)
+    if any(point[:2] == (scene.segment, scene.step) for point in known):
         return
     rates = every_accuracy(result.answers)
     values = {f"bench/{result.task}/{metric}": rate.value for metric, rate in rates.items()}

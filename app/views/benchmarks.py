@@ -13,7 +13,7 @@ from app.bench_text import points, rate, table_lines
 from app.header import Top
 from app.verdict_html import STYLE, escaped, facts_block
 from app.verdict_text import Facts, short, visible
-from app.views import linked
+from app.views import inert, linked
 from lab.benchmarks import METRICS, Answer
 from lab.records import Records
 from probes.behaviour.reasoning import echo
@@ -79,7 +79,7 @@ def _all_tasks(reports: list[bench_report.Json]) -> None:
 
 
 def _over_steps(here: list[bench_report.Json], chosen: bench_report.Json) -> None:
-    st.subheader(f"{short(visible(chosen['task']), 60)} at step {chosen['step']:,}")
+    inert.heading(f"{short(chosen['task'], 60)} at step {chosen['step']:,}")
     left, right = st.columns([7, 4], gap="large")
     with left:
         st.plotly_chart(

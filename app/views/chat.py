@@ -17,7 +17,7 @@ from app.queries import Opened
 from app.server_client import Answered, NotAnswered, Remote, Wish
 from app.text_readings import Json
 from app.verdict_text import short, visible
-from app.views import past_chats, tracing
+from app.views import inert, past_chats, tracing
 from lab.chats import Chats, Exchange, use
 from lab.checkpoint import list_checkpoints
 
@@ -180,9 +180,9 @@ def _turn(opened: Opened, turn: Turn) -> tuple[Any, Exchange | None]:
             st.text(short(visible(turn.problem), 600))
         record = _record(opened, turn.answered.id)
         if record is not None:
-            ended = ENDS.get(turn.answered.finish_reason, visible(turn.answered.finish_reason or ""))
-            st.caption(
-                f"step {record.step:,} · seed {record.seed} · {len(record.ids):,} tokens · {ended} · {visible(record.id)}"
+            ended = ENDS.get(turn.answered.finish_reason, turn.answered.finish_reason or "")
+            inert.caption(
+                f"step {record.step:,} · seed {record.seed} · {len(record.ids):,} tokens · {ended} · {record.id}"
             )
         return st.container(), record
 

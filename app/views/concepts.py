@@ -25,7 +25,7 @@ from app.queries import Opened
 from app.shimmer_rows import CONCEPT, Json
 from app.verdict_html import STYLE, facts_block
 from app.verdict_text import number, short, visible
-from app.views import concepts_beside, freezes
+from app.views import concepts_beside, freezes, inert
 from app.views.linked import pick
 from lab.concepts import names
 from lab.records import Records
@@ -187,7 +187,7 @@ def _shimmer(opened: Opened, found: Json, name: str, layer: int | None) -> None:
     if rows[0]["name"] == own:
         st.html(facts_block([(name, _history(rows[0]))]))
     st.caption(shimmer_figures.caption(shown))
-    st.caption(f"How far its direction turned and which decisions changed: `lab shimmer {quoted} --concept {name}`.")
+    inert.caption(f"How far its direction turned and which decisions changed: lab shimmer {quoted} --concept {name}")
 
 
 def _history(track: Json) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -117,7 +118,7 @@ def _readings(a: Shown, b: Shown) -> None:
     if missing:
         for one in missing:
             st.info(f"{one.letter} has not been followed over checkpoints yet.")
-            st.code(f"lab shimmer {one.run.name} --concept {one.name}", language="bash")
+            st.code(f"lab shimmer {shlex.quote(one.run.name)} --concept {one.name}", language="bash")
         return
     assert a.track is not None and b.track is not None
     left, right = st.columns(2, gap="large")

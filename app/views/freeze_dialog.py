@@ -4,6 +4,7 @@ A branch with its twins is a job of the run's server; a run in training is asked
 does. Without either the dialog gives the command. Nothing that a model wrote gets here.
 """
 
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -175,9 +176,19 @@ def _live(opened: Opened, concept: str, mode: str, target: float) -> None:
         "Held from the next step on; the weights of that step are kept for the proof. There will be no twins of it, so what "
         "needs one stays undecided."
     )
-    st.code(f"lab freeze {opened.name} {concept} --mode {mode} --live", language="bash", wrap_lines=True)
+    st.code(live_command(opened.name, concept, mode, target), language="bash", wrap_lines=True)
     if st.button("Confirm: hold it now", key="freeze confirm", type="primary"):
         _said(opened, *tell(opened, "freeze", {"concept": concept, "mode": mode, "target": target}))
+
+
+def live_command(run: str, concept: str, mode: str, target: float) -> str:
+    """As a person types it.
+
+    >>> live_command("fox", "weather", "anchor", 0.25)
+    'lab freeze fox weather --mode anchor --live --target 0.25'
+    """
+    aim = f" --target {target:g}" if "anchor" in mode and target != TARGET else ""
+    return f"lab freeze {shlex.quote(run)} {concept} --mode {mode} --live{aim}"
 
 
 def release_button(opened: Opened, concept: str) -> None:

@@ -17,7 +17,7 @@ from app.freeze_plan import STEPS, TWINS
 from app.queries import Opened
 from app.verdict_html import facts_block
 from app.verdict_text import number, short, visible
-from app.views import freeze_dialog
+from app.views import freeze_dialog, inert
 from app.views.freeze_dialog import MODES
 from app.views.linked import pick
 from lab.records import Records
@@ -194,7 +194,7 @@ def _figures(proof: Json) -> None:
     for column, (name, figure, words) in zip(st.columns(len(shown), gap="medium"), shown, strict=True):
         with column:
             st.plotly_chart(concept_figures.fitted(figure), key=f"proof {name}", config=PLAIN, alt=words)
-            st.caption(words)
+            inert.caption(words)
 
 
 def _ask(opened: Opened, records: Records, concept: str, card: Card, held: list[str]) -> None:

@@ -16,7 +16,7 @@ from app.server_client import NotAnswered, Remote
 from app.text_readings import Json
 from app.verdict_html import STYLE, facts_block
 from app.verdict_text import short, visible
-from app.views import tracing
+from app.views import inert, tracing
 from app.views.linked import pick
 from lab.chats import Chats, ChatsMissing, Exchange
 from lab.checkpoint import list_checkpoints
@@ -110,7 +110,7 @@ def _exchange(opened: Opened, remote: Remote | None, record: Exchange) -> None:
 def _said(role: str, text: str, about: str = "") -> None:
     with st.chat_message("assistant" if role == "assistant" else "user" if role == "user" else "system"):
         if role not in ("assistant", "user"):
-            st.caption(visible(about or role))
+            inert.caption(about or role)
         st.text(visible(text))
 
 
@@ -167,4 +167,4 @@ def draw(found: Sequence[tuple[Any, Json]], pickers: Any) -> None:
                 f"{one['step']:,}."
             )
     with found[0][0], st.expander("What these numbers are"):
-        st.caption(visible(first.caption))
+        inert.caption(first.caption)

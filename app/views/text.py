@@ -16,7 +16,7 @@ from app.server_client import NotAnswered, Remote
 from app.text_figures import Point
 from app.text_readings import Grid, Json
 from app.verdict_text import visible
-from app.views import tracing
+from app.views import inert, tracing
 from app.views.linked import pick
 from lab.checkpoint import CheckpointInfo, list_checkpoints
 
@@ -131,7 +131,7 @@ def _maps(found: Json, beside: Json | None, grid: Grid, chosen: Chosen, layer: i
     """Strip and map of the step, and of the one beside it on the same scale."""
     second = None if beside is None else tracing.same_reading(beside, chosen)
     highest = max(grid.highest, second.highest if second else 0.0)
-    st.subheader(visible(grid.title))
+    inert.heading(grid.title)
     st.html(strip_html.scale(f"{grid.unit}, at layer {layer}", highest))
     if beside is None:
         _map("map", found, grid, layer, pos, True, highest)
@@ -144,7 +144,7 @@ def _maps(found: Json, beside: Json | None, grid: Grid, chosen: Chosen, layer: i
                 st.text(f"Step {beside['step']:,} has no such reading.")
             else:
                 _map("map beside", beside, second, layer, pos, False, highest)
-    st.caption(visible(grid.caption))
+    inert.caption(grid.caption)
     tracing.say_problems(found)
 
 
@@ -170,7 +170,7 @@ def _readings(found: Json, beside: Json | None, layer: int, pos: int) -> None:
     columns = st.columns(2, gap="medium")
     for at, one in enumerate(shown):
         with columns[at]:
-            st.markdown(f"**Step {one['step']:,}: what would come next, {visible(one['lens']['name'])}**")
+            inert.strong(f"Step {one['step']:,}: what would come next, {one['lens']['name']}")
             st.dataframe(
                 text_readings.top_rows(one, layer, pos), hide_index=True, width="stretch", column_config=TOP_COLUMNS
             )
@@ -235,8 +235,8 @@ def _history(
         alt=f"{grid.title} at layer {layer}, position {pos}, over {len(points)} checkpoints.",
     )
     fitted = " Lens and probes are fitted anew at each checkpoint." if chosen[0] in ("lens", "next", "probe") else ""
-    st.caption(
-        f"{visible(grid.title)}, at layer {layer}, position {pos}; ringed: the steps shown above. Points are joined for the "
+    inert.caption(
+        f"{grid.title}, at layer {layer}, position {pos}; ringed: the steps shown above. Points are joined for the "
         f"eye; nothing is known between them. One text, so no interval.{fitted}"
     )
 

@@ -1,6 +1,8 @@
 """Texts that a stranger's run may hold: thirty ways to run a script, to call out, or to make a page say another thing."""
 
 EVIL = "http://evil.example"
+TASK = f"![t31]({EVIL}/t31.png) [t31 click]({EVIL}/t31)"  # the name of a benchmark
+LABEL = f"![t32]({EVIL}/t32.png) [t32 click]({EVIL}/t32)"  # a class of a probe or of a concept, or who says something
 CLAIM = "Function words are settled before content words."
 TEXTS: tuple[str, ...] = (
     "<script>alert('t01')</script>",

@@ -129,7 +129,7 @@ def noted(run: Run, **options: Any) -> Iterator[Server]:
     """A server of this process that `app.server_process.find` finds, as the app does: with a note and a token in the run."""
     server = create(run.path, Policy(token_in(run.path)), **options)
     with loopback(server) as url:
-        (run.path / NOTE_FILE).write_text(json.dumps({"url": url}))
+        (run.path / NOTE_FILE).write_text(json.dumps({"url": url, "id": server.lab.id}))
         try:
             yield server
         finally:

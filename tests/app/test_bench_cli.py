@@ -36,9 +36,12 @@ from lab.run import Run
 from probes.behaviour.reasoning import SCORERS, SEED, admit
 from probes.behaviour.two_by_two import SOURCES
 from tests.app.commands import lab
+from tests.app.hostile import TASK
+from tests.app.test_views import as_markdown
 from tests.figures import bench as benched
 from tests.made_runs import made_run
-from train.benchmark_records import ADMISSION, REASONS, Reasons
+from train.benchmark_records import ADMISSION, REASONS, Reasons, answered
+from train.benchmarking import Result
 
 HOSTILE = "<img src=x onerror=alert(1)>\x1b[31m=HYPERLINK(1)"
 STEPS = (0, 4, 8, 16)
@@ -232,6 +235,16 @@ def test_whether_reasons_improved_while_scores_stood_still_is_said_with_interval
     assert words in to_text(reports) and bench_trend.trend(reports[:3], "seed") is None
 
 
+def test_bench_says_once_whether_reasons_improved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moving(tmp_path, "moves", 30, 0)
+    with Run.open(tmp_path / "moves").records() as records:
+        asked = [Result(step, "t", tuple(answered(records, "t", step)), 0, 60) for step in STEPS]
+    monkeypatch.setattr("train.benchmarking.bench", lambda *_, **__: asked)
+    done = lab("bench", "moves", "--with-reasons", "--every-checkpoint", runs=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Reasons improved while scores stood still") == 1
+
+
 # ---------------------------------------------------------------------------------------------------------------- view
 
 
@@ -250,6 +263,17 @@ def test_the_page_shows_table_reasons_and_item_inert(root: Path, open_app: Calla
     assert len(page.get("plotly_chart")) == 3
     assert page.dataframe[0].value["Items"].tolist() == [16]
     assert "Rationale before the answer: first this" in texts(page)
+
+
+def test_the_name_of_a_benchmark_is_never_markdown(tmp_path: Path, open_app: Callable[..., AppTest]) -> None:
+    run = made_run(tmp_path, "stranger", n_ctx=160)
+    item = load_items("lab", 1)[0]
+    answer = Answer(item, (-1.0,) * 4, (-2.0,) * 4, ((-1.0,),) * 4, (False,) * 4)
+    with Records.writer(run.database) as records:
+        records.add_now(Row(step=8, task=TASK, item=item.id, data={"key": "k", "answer": answer.to_json()}))
+    page = open_app(tmp_path, "benchmarks")
+    assert not page.exception and "t31" in texts(page)
+    assert "evil" not in as_markdown(page)
 
 
 def test_a_run_that_was_asked_nothing_names_the_command(tmp_path: Path, open_app: Callable[..., AppTest]) -> None:

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 
 from app.launch import App
-from lab.records import Entry, Records
+from lab.benchmark_items import load_items
+from lab.benchmarks import Answer
+from lab.records import Entry, Item, Records
 from probes.claims import grammar
 from tests.app.browsing import Watched
 from tests.app.commands import lab
-from tests.app.hostile import CLAIM, EVIL, TEXTS
+from tests.app.hostile import CLAIM, EVIL, TASK, TEXTS
 from tests.app.planted import STEPS, make_run
 from train.entries import as_row
 
@@ -34,6 +36,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
             records.add_now(entry)
             for claim in grammar.parse(told[:2000], entry.id):
                 records.add_now(as_row(claim, entry.id))
+        item = load_items("lab", 1)[0]
+        answer = Answer(item, (-1.0,) * 4, (-2.0,) * 4, ((-1.0,),) * 4, (False,) * 4)
+        records.add_now(Item(step=STEPS[1], task=TASK, item=item.id, data={"key": "k", "answer": answer.to_json()}))
     return root
 
 
@@ -57,6 +62,13 @@ def test_thirty_hostile_texts_do_nothing_in_the_journal(watched: Watched, app: A
         text = watched.page.evaluate(SEEN)
         shown |= {name for name in names if name in text}
     assert shown == {*names}
+
+
+def test_the_name_of_a_benchmark_calls_nobody(watched: Watched, app: App) -> None:
+    watched.page.goto(f"{app.url}/benchmarks?run=fox")
+    watched.page.get_by_role("heading", name="t31").wait_for()
+    watched.settles()
+    assert watched.page.evaluate(FOREIGN) == 0 and watched.offences == []
 
 
 def test_thirty_hostile_texts_do_nothing_in_a_report_opened_offline(browser: Any, root: Path, tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """Chat: a conversation through the run's server, recorded and read by probes; and what is shown where no server answers."""
 
 import contextlib
+import json
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -18,10 +20,12 @@ from app.server_client import Answered, NotAnswered, Remote, Wish, reach
 from app.server_process import Found
 from app.server_weights import Published
 from app.verdict_text import visible
+from app.views import tracing
 from lab.chats import Chats, reproduce
 from lab.run import Run
+from tests.app.hostile import LABEL, TASK
 from tests.app.serving import noted, talkative, until
-from tests.app.test_views import words
+from tests.app.test_views import as_markdown, words
 from tests.made_runs import made_run
 from train.probing import Bench
 
@@ -64,6 +68,38 @@ def test_without_a_server_the_command_is_named_and_what_was_said_can_be_read(tmp
     assert "step 8" in html(shown) and "a test" in html(shown) and "reproduce(run, exchange)" in words(shown)
 
 
+def test_who_said_something_is_never_markdown(tmp_path: Path, open_app: Opener) -> None:
+    run = made_run(tmp_path)
+    talk = Talk(Published(run.path, True), ChatBook())
+    answer = talk.begin(Ask("chat", "lab", ({"role": "user", "content": "who?"},), max_tokens=2, seed=3))
+    assert list(answer.pieces())
+    talk.chats.close()
+    with contextlib.closing(sqlite3.connect(run.path / "chats.db")) as database, database:
+        database.execute("UPDATE exchanges SET asked = ?", (json.dumps([{"role": LABEL, "content": "who?"}]),))
+    shown = open_app(tmp_path, "chat", run=run.name, exchange=answer.id)
+    assert not shown.exception and not shown.error and "t32" in html(shown)
+    assert "evil" not in as_markdown(shown)
+
+
+def test_a_probe_under_an_answer_is_explained_without_markdown(
+    run: Run, open_app: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace = tracing.trace
+
+    def hostile(*asked: Any) -> Any:
+        found = json.loads(json.dumps(trace(*asked)))
+        name, one = next(iter(found["concepts"].items())) if found.get("concepts") else (TASK, None)
+        found["concepts"] = {} if one is None else {name: one}
+        found["probes"] = {TASK: next(iter(found["probes"].values())) | {"classes": [LABEL, "content"]}}
+        return found
+
+    monkeypatch.setattr(tracing, "trace", hostile)
+    shown = say(open_app(run.path.parent, "chat", run=run.name, **SETTINGS), "The dog")
+    assert not shown.exception and not shown.error
+    assert "t31" in html(shown) and "t32" in html(shown) and "Probability that a" in html(shown)
+    assert "evil" not in as_markdown(shown)
+
+
 def test_a_damaged_record_of_chats_is_said_and_the_page_stays(tmp_path: Path, open_app: Opener) -> None:
     run = made_run(tmp_path)
     (run.path / "chats.db").write_bytes(b"this is not SQLite" * 500)
@@ -83,7 +119,7 @@ def test_a_conversation_is_answered_recorded_read_by_probes_and_goes_on(run: Run
     assert first.client == "lab app" and first.seed == 7 and first.settings["max_tokens"] == 9 and first.step == 8
     assert [one["content"] for one in first.asked] == ["be kind", "the old <i>dog</i>"]
     assert reproduce(run, first).text == first.text and visible(first.text).strip() in words(shown)
-    assert "step 8 · seed 7" in words(shown) and "the old <i>dog</i>" in words(shown)
+    assert "step 8 · seed 7" in html(shown) and "the old <i>dog</i>" in words(shown)
     assert html(shown).count('class="bw-strip"') == 1 and "Mean 0." in words(shown)
     say(shown, "and then?")
     with Chats.reader(run.path) as chats:
@@ -105,7 +141,7 @@ def test_a_conversation_is_answered_recorded_read_by_probes_and_goes_on(run: Run
 def test_a_chosen_step_answers_and_the_past_is_beside_the_talk(run: Run, open_app: Opener) -> None:
     shown = open_app(run.path.parent, "chat", run=run.name, step="0", strips="false", **SETTINGS)
     say(shown, "the king")
-    assert "step 0 · seed 7" in words(shown) and 'bw-strip"' not in html(shown)
+    assert "step 0 · seed 7" in html(shown) and 'bw-strip"' not in html(shown)
     shown = open_app(run.path.parent, "chat", run=run.name, view="past chats")
     assert not shown.exception and not shown.error
     assert "the king" in words(shown) and 'class="bw-strip"' in html(shown)

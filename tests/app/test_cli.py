@@ -1,6 +1,7 @@
 """The command line as a person meets it: real processes, exit codes, data on stdout and everything else on stderr."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from app.doctor import of_run
 from lab import checkpoint
+from lab.checkpoint_upkeep import keep_weights_only
 from lab.model import GPT
 from lab.run import Run
 from tests.app.commands import ROOT, command, environment, lab, real_lab
@@ -257,6 +260,16 @@ def test_doctor_tells_of_quarantined_checkpoints_and_damaged_records(
     monkeypatch.setattr("lab.records.Records.problems", lambda records: ["row 3 missing from index"])
     ok, text = _runs_found_by_doctor(tmp_path)[1]["run fox"]
     assert not ok and "run.db is damaged: row 3 missing from index" in text
+
+
+def test_doctor_tells_checkpoints_of_weights_alone_from_none(tmp_path: Path) -> None:
+    run, empty = made_run(tmp_path, "fox"), made_run(tmp_path, "owl")
+    for info in checkpoint.list_checkpoints(run.checkpoints_folder):
+        keep_weights_only(info.path)
+    shutil.rmtree(empty.checkpoints_folder)
+    ok, text = of_run(tmp_path, "fox").ok, of_run(tmp_path, "fox").text
+    assert ok and "2 checkpoints of weights alone, newest at step 8: can be read, not resumed from" in text
+    assert "no checkpoint yet" not in text and "no checkpoint yet" in of_run(tmp_path, "owl").text
 
 
 def test_a_run_without_records_does_not_hide_the_others(tmp_path: Path) -> None:

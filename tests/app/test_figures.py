@@ -12,6 +12,7 @@ from hypothesis import strategies as some
 
 from app import curves, figures
 from app.figures import Cell
+from app.shimmer_rows import ENOUGH_DOCUMENTS
 
 CELLS = [
     Cell(step, layer, 0.1 * layer + step / 1e4, 0.1 * layer - 0.05, 0.1 * layer + 0.2, 900, 0.02, 0)
@@ -99,6 +100,7 @@ def test_the_caption_states_reading_unit_n_step_convention_and_limit() -> None:
     words = figures.caption("class.next", CELLS, 1000)
     for part in ("decode", "bits per word", "n = 900", "step 1,000", "before the final norm", "readable is not used"):
         assert part in words
+    assert f"over documents where there are {ENOUGH_DOCUMENTS} or more, else over sentences" in words
 
 
 @given(some.lists(some.integers(0, 10**6), min_size=1, max_size=300, unique=True))

@@ -16,10 +16,11 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from app import freeze_plan, jobs_client, server_jobs
-from app.freeze_plan import Choice
+from app.freeze_plan import TARGET, Choice
 from app.server import create
 from app.server_guard import Policy
 from app.server_process import NOTE_FILE, Found
+from app.views.freeze_dialog import live_command
 from lab.checkpoint_format import WEIGHTS
 from lab.lower_copy import lower_weights
 from lab.records import Command, Records
@@ -50,8 +51,9 @@ def answered(run: Run) -> Iterator[Found]:
     """A server of this process that the app finds as it finds `lab serve`."""
     (run.path / "server.token").write_text(TOKEN)
     (run.path / "server.token").chmod(0o600)
-    with loopback(create(run.path, Policy(TOKEN))) as url:
-        (run.path / NOTE_FILE).write_text(json.dumps({"url": url}))
+    server = create(run.path, Policy(TOKEN))
+    with loopback(server) as url:
+        (run.path / NOTE_FILE).write_text(json.dumps({"url": url, "id": server.lab.id}))
         yield Found(url, TOKEN)
 
 
@@ -121,6 +123,13 @@ def test_a_second_freeze_in_a_mode_gets_a_name_of_its_own_and_the_same_one_goes_
     found_anew = freeze_plan.named(run, choice, "8" * 64)
     assert found_anew.command("fox").endswith("--name fox--weather-pin-2")
     assert "--name=fox--weather-pin-2" in server_jobs.command_line("freeze", run, found_anew.options())
+
+
+def test_the_command_for_a_run_in_training_says_all_that_was_chosen() -> None:
+    assert live_command("fox", "weather", "pin", 0.3) == "lab freeze fox weather --mode pin --live"
+    assert live_command("fox", "weather", "anchor", TARGET) == "lab freeze fox weather --mode anchor --live"
+    told = shlex.split(live_command("my run; ls", "weather", "write+anchor", 0.28))
+    assert told == ["lab", "freeze", "my run; ls", "weather", "--mode", "write+anchor", "--live", "--target", "0.28"]
 
 
 # ------------------------------------------------------------------------------------------------------------ the dialog

@@ -53,9 +53,11 @@ def client(both: tuple[TestClient, Server]) -> TestClient:
 
 def test_health_tells_little_and_status_tells_all(client: TestClient) -> None:
     health = client.get("/health", headers={"authorization": ""})
-    assert set(health.json()) == {"status", "uptime", "training", "step", "weights_step"}
-    assert health.json() | {"uptime": 0} == {
+    assert set(health.json()) == {"status", "id", "uptime", "training", "step", "weights_step"}
+    assert len(health.json()["id"]) == 32
+    assert health.json() | {"uptime": 0, "id": ""} == {
         "status": "ok",
+        "id": "",
         "uptime": 0,
         "training": "finished",
         "step": 8,

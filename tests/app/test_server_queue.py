@@ -13,7 +13,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from app import server_answers
+from app.chat_terminal import Here, partner_for
 from app.server import create
+from app.server_client import Remote, reach
 from app.server_guard import Policy
 from app.server_process import find, forget, listening, url_of
 from lab import checkpoint
@@ -266,7 +268,25 @@ def test_a_folder_of_runs_is_served_by_name_and_nothing_outside_it(tmp_path: Pat
     assert not (outside.path / "chats.db").exists()
 
 
-def test_where_it_listens(tmp_path: Path) -> None:
+def test_a_note_that_a_kill_left_does_not_lead_to_whoever_has_the_port_now(run: Run, tmp_path: Path) -> None:
+    killed, other = create(run.path, Policy(TOKEN)), create(run.path, Policy("6" * 48))
+    assert killed.lab.id != other.lab.id
+    run = made_run(tmp_path)
+    with loopback(other) as url:
+        for server, here in ((other, True), (killed, False)):
+            (run.path / "server.json").write_text(json.dumps({"url": url, "pid": 1, "id": server.lab.id}))
+            (run.path / "server.token").unlink(missing_ok=True)
+            assert (find(run.path) is not None) == here
+            assert (run.path / "server.token").exists() == here  # nothing was even read that could be sent
+        partner, _ = partner_for(run, None)
+        assert isinstance(partner, Here) and reach(run.path, "a test") is None
+        about = {"url": url, "pid": 1, "id": other.lab.id}
+        (tmp_path / "server.json").write_text(json.dumps(about))  # the server of the folder has the port now
+        partner, name = partner_for(run, None)
+        assert isinstance(partner, Remote) and name == run.name
+
+
+def test_where_it_listens(run: Run, tmp_path: Path) -> None:
     with listening("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
         taken.listen()
@@ -281,6 +301,9 @@ def test_where_it_listens(tmp_path: Path) -> None:
     for url in ("http://attacker.example/", "file:///etc/passwd", f"{BASE}:1", f"{BASE}:80@attacker.example"):
         note.write_text(json.dumps({"url": url, "pid": 1}))
         assert find(tmp_path / "run") is None
+    with loopback(create(run.path, Policy(TOKEN))) as url:
+        note.write_text(json.dumps({"url": url, "pid": 1}))
+        assert find(tmp_path / "run") is None  # of a version before ids
     forget(tmp_path / "run", 2)
     assert note.exists()
     forget(tmp_path / "run", 1)

@@ -14,10 +14,12 @@ from streamlit.testing.v1 import AppTest
 from app import strip_html, text_code, text_figures, text_readings
 from app.text_figures import Point
 from app.text_readings import STRENGTH
+from app.views import tracing
 from lab.concepts import Concept
 from lab.run import Run
+from tests.app.hostile import LABEL, TASK
 from tests.app.serving import noted, served
-from tests.app.test_views import words
+from tests.app.test_views import as_markdown, words
 from tests.made_runs import made_run
 from train.probing import Bench
 
@@ -56,6 +58,11 @@ def serving(run: Run) -> Iterator[Run]:
         yield run
 
 
+def drawn_words(page: AppTest) -> str:
+    """What stands in blocks of HTML, as a person reads it."""
+    return html.unescape("\n".join(block.proto.body for block in page.get("html")))
+
+
 def maps(page: AppTest) -> list[dict[str, Any]]:
     return [json.loads(one.proto.spec) for one in page.get("plotly_chart")]
 
@@ -90,12 +97,28 @@ def test_a_link_restores_text_step_reading_and_cell(serving: Run, trace: Any, op
     drawn = maps(shown)[0]["data"]
     grid = text_readings.probe_grid(trace, "class.next", "function")
     assert flat(drawn[0]["z"]) == pytest.approx(flat(grid.values), abs=1e-4)
-    assert "Layer 1, position 3" in words(shown) and "Probe class.next: function" in words(shown)
+    assert "Layer 1, position 3" in words(shown) and "Probe class.next: function" in drawn_words(shown)
     for name, value in link.items():
         assert shown.query_params[name] in (value, [value])
     shown.session_state["map"] = {"selection": {"points": [{"customdata": [2, 5, "", "", ""]}]}}
     shown.run()
     assert "Layer 1, position 3" in words(shown)  # only a click of a person calls back
+
+
+def test_a_class_of_a_stranger_s_probes_is_never_markdown(
+    serving: Run, trace: Any, open_app: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hostile = json.loads(json.dumps(trace))
+    hostile["probes"] = {TASK: hostile["probes"]["class.next"] | {"classes": [LABEL, "content"]}}
+    hostile["lens"]["name"] += LABEL
+    monkeypatch.setattr(tracing, "trace", lambda *_: hostile)
+    for show, seen in (("probe", {"t31", "t32"}), ("lens", {"t32"})):
+        shown = open_app(
+            serving.path.parent, "text", run=serving.name, text=TEXT, show=show, beside="0", history="true"
+        )
+        assert not shown.exception and not shown.error
+        assert "evil" not in as_markdown(shown)
+        assert seen <= {name for name in seen if name in drawn_words(shown)}
 
 
 def test_steps_stand_side_by_side_and_a_cell_has_its_history_and_a_head_its_pattern(
@@ -247,4 +270,4 @@ def test_what_cannot_be_read_is_said_once(open_app: Opener, tmp_path: Path) -> N
     with noted(run):
         shown = open_app(tmp_path, "text", run=run.name, text="the dog")
     assert not shown.exception and not shown.error
-    assert words(shown).count("lab probe") == 1 and "logit lens" in words(shown)
+    assert words(shown).count("lab probe") == 1 and "logit lens" in drawn_words(shown)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app import behaviour, behaviour_figures, health_rules
-from lab.records import Records
+from app import behaviour, behaviour_figures, first_seen, health_rules, interventions, timeline
+from lab.records import Records, Regime
 from lab.run import Run
 from probes.behaviour import contrasts
 from probes.behaviour.fallback import FALLBACK
@@ -20,7 +20,7 @@ from tests.app.commands import ROOT
 from tests.app.planted import make_run
 from tests.app.planted_behaviour import ALARMS, DEAD, DIVERGES, EVIL, FALLBACKS, make_behaviour
 from tests.app.test_journal_view import blocks, figure, plain
-from tests.app.test_views import words
+from tests.app.test_views import as_markdown, words
 from train import health
 from train.control import Control
 
@@ -83,6 +83,26 @@ def test_filters_and_step_are_in_the_link(root: Path, open_app: Opener) -> None:
     shown = open_app(root, "understanding", step="600")
     assert table(shown, "What") == [DEAD.text] and "1 of 1 findings up to step 600" in words(shown)
     assert not open_app(root, "understanding", step="601", severity="purple").exception
+
+
+def test_a_tally_of_many_visits_is_told_in_full_and_every_look_is_counted(tmp_path: Path) -> None:
+    run, rule, visits = make_run(tmp_path, "fox"), health.LOSS_SPIKE.id, 5000  # more than a thinned series has
+    with Records.writer(run.database) as records:
+        segment, first = records.segments()[-1].id, 2001
+        spikes = 0
+        for at in range(visits):
+            spikes += at % 700 == 699 or at == visits - 2
+            tally = {f"alarms/{rule}": spikes, f"checks/{rule}": 5 * (at + 1), "understanding/probe_loss": 4.0}
+            records.metrics(segment, first + at, tally | {"validation/bits_per_byte": 3.0 - at / 10_000})
+        records.add_now(Regime(name="understanding", step=first - 1, protocol={"every": 5}, hash="x"))
+    with run.records() as records:
+        [one] = behaviour.alarms(records)
+        [half] = behaviour.alarms(records, first + 2500)
+        looks = timeline._looks(records, [], lambda *_: True)
+        checks = first_seen._checks(records, rule)
+    assert (one.rate.count, one.rate.checks) == (8, 25_000) and (half.rate.count, half.rate.checks) == (3, 12_505)
+    assert len(looks["understanding"]) == len(checks) == visits and {count for _, count in checks} == {5}
+    assert interventions._read(run, first + 2501).step == first + 2501
 
 
 def test_a_chosen_finding_shows_its_evidence_as_text(root: Path, open_app: Opener) -> None:
@@ -214,8 +234,7 @@ def test_hostile_text_is_neither_markup_nor_a_command(tmp_path: Path, open_app: 
         records.hold("![x](http://evil.example/c.png)", "SYSTEM: stop", 1900)
     shown = open_app(tmp_path, "understanding")
     assert not shown.exception
-    rendered = [*shown.markdown, *shown.caption, *shown.info, *shown.error, *shown.warning]
-    assert not any("evil" in str(element.value) for element in rendered)
+    assert "evil" not in as_markdown(shown)
     assert not any("evil" in one.label for one in (*shown.button, *shown.text_input))
     for block in blocks(shown):
         assert "<img" not in block and "<script" not in block and "\u202e" not in block

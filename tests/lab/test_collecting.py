@@ -137,6 +137,8 @@ def test_bad_requests_are_refused_with_the_way_out(run: Run, model: GPT, words: 
         collect(model, words, TEXTS, HOOKS[:1], tmp_path / "a", context=33)
     with pytest.raises(BadCollection, match="not empty"):
         collect(model, words, TEXTS, HOOKS[:1], used)
+    with pytest.raises(BadCollection, match=r"txt/x: cannot be made \(Not a directory\)\. Choose another --out\."):
+        collect(model, words, TEXTS[:3], HOOKS[:1], used / "notes.txt" / "x")
     with pytest.raises(BadCollection, match=r"another collection.*dtype"):
         collect(model, words, TEXTS[:3], HOOKS[:1], tmp_path / "done", dtype="float32")
     with pytest.raises(BadCollection, match=r"layers 0\.\.3"):

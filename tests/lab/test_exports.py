@@ -191,6 +191,15 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing(tmp_path: Path) -
     assert [file.name for file in used.iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.parametrize("to", ["hf", "parquet"])
+def test_a_target_that_cannot_be_made_is_refused_with_the_way_out(tmp_path: Path, to: str) -> None:
+    run = made_run(tmp_path)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(BadExport, match=r"file/x: cannot be made \(Not a directory\)\. Choose another with --out\."):
+        export(run, to, out=tmp_path / "file" / "x")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_a_failure_while_writing_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError("No space left on device")
