@@ -6,6 +6,7 @@ committed whole: after a kill the same call goes on with the next batch, and com
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
