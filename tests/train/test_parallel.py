@@ -27,6 +27,7 @@ from train.probing_steps import probe_all
 from train.room import pieces
 from train.session import start
 
+pytestmark = pytest.mark.xdist_group("ranks")  # one worker, so that the scenarios are played once
 ROOT = Path(__file__).resolve().parents[2]
 Outcomes = dict[str, Any]
 BOUND = 1e-5  # nats, over 50 steps
