@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from probes.layers.fit import Decoding, Problem, conditional_bits, usable_bits
 from probes.layers.labels import ProbeSet
-from probes.layers.problem import one_thread
+from probes.layers.problem import side_by_side
 
 
 @dataclass(frozen=True)
@@ -82,9 +81,8 @@ def selectivity(
     """
     read = conditional_bits if given_layer_0 else usable_bits
     task = read(problem)
-    # Side by side, each on one thread, as many as there are threads: the same sums in the same order on any number of cores.
-    with ThreadPoolExecutor(torch.get_num_threads()) as beside, one_thread():
-        controls = tuple(beside.map(lambda seed: read(control_problem(problem, types, seed)), seeds))
+    with side_by_side() as each:
+        controls = tuple(each(lambda seed: read(control_problem(problem, types, seed)), seeds))
     kinds = types[problem.word]
     counted = {name: int(torch.unique(kinds[problem.label == i]).numel()) for i, name in enumerate(problem.classes)}
     gain = task.gain - torch.stack([one.gain for one in controls]).mean(0)

@@ -6,7 +6,8 @@ nothing draws a random number but `assign_folds`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,6 +22,8 @@ from probes.layers.discriminant import Block
 
 RARE_WORDS, RARE_SENTENCES = 20, 10  # a class with fewer is left out and reported
 FEWEST_WORDS, FEWEST_SENTENCES = 100, 30
+
+Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 
 
 class Untestable(LabError):
@@ -184,6 +187,14 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+@contextmanager
+def side_by_side() -> Iterator[Map]:
+    """A `map` that shares its calls out to the threads torch has now, each call on one: the same sums on any number."""
+    threads = torch.get_num_threads()
+    with one_thread(), ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        yield pool.map
 
 
 def _common_classes(label: Tensor, sentence: Tensor, classes: Sequence[str]) -> tuple[Tensor, dict[str, int]]:

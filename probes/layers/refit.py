@@ -13,7 +13,7 @@ of products with the features do, each made for all replicates at once: a third 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +22,8 @@ from torch import Tensor
 
 from lab.errors import LabError
 from probes.layers.calibrate import log_loss_bits
-from probes.layers.fit import Problem, Read, log_prior, one_thread, read_alone, read_given
+from probes.layers.fit import Problem, Read, log_prior, read_alone, read_given
+from probes.layers.problem import side_by_side
 
 _BYTES = 64 * 2**20  # of one array [replicate, column, word]
 _LEFT_OUT = 1e8  # stands for an infinite penalty: the weights of h_l shrink to 1e-8 of what they would be
@@ -56,12 +57,18 @@ def refit_bits(
             f"{problem.task}: bootstrap weights of shape {tuple(weights.shape)} for {problem.sentences} sentences. Draw "
             "them with bootstrap_weights for this probe set: finite and not negative."
         )
-    with one_thread():
+    with side_by_side() as each:
         drawn = weights.float()[:, problem.sentence]
         onehot = torch.nn.functional.one_hot(problem.label, len(problem.classes)).float()
         counts = torch.stack([drawn[:, rows] @ onehot[rows] for rows in problem.rows], dim=1).double()
         draw = _Draw(drawn, counts.sum(1, keepdim=True) - counts)
-        base, *losses = _given_losses(problem, draw) if given_layer_0 else _alone_losses(problem, draw)
+        probe = _given if given_layer_0 else _alone
+        if given_layer_0:
+            base = _losses(problem, draw, *_alone(problem, 0))
+            read_given(problem)  # here, that no two threads fit them
+        else:
+            base = -log_prior(draw.counts)[:, problem.fold, problem.label] / math.log(2)
+        losses = list(each(lambda index: _losses(problem, draw, *probe(problem, index)), range(len(problem.layers))))
         gains = [
             (drawn * (base - loss)).sum(1, dtype=torch.float64) / drawn.sum(1, dtype=torch.float64) for loss in losses
         ]
@@ -76,21 +83,20 @@ class _Draw:
     counts: Float[Tensor, "replicate fold class"]
 
 
-def _alone_losses(problem: Problem, draw: _Draw) -> Iterator[Float[Tensor, "replicate word"]]:
-    """Bits of each word under the class shares alone, then under each layer's probe."""
-    yield -log_prior(draw.counts)[:, problem.fold, problem.label] / math.log(2)
-    for index, features in enumerate(problem.features):
-        read = read_alone(problem, index)
-        yield _losses(problem, draw, features, read, read.penalty[:, None])
+_Probe = tuple[Tensor, Read, Tensor]  # features [word, d], the fit on the full data, penalties [fold, block]
 
 
-def _given_losses(problem: Problem, draw: _Draw) -> Iterator[Float[Tensor, "replicate word"]]:
-    """Bits of each word under the probe of h_0, then under that of each [h_0; h_l]."""
-    reads, first = read_given(problem), read_alone(problem, 0)
-    yield _losses(problem, draw, problem.features[0], first, first.penalty[:, None])
-    for features, read in zip(problem.features, reads, strict=True):
-        both = torch.cat((problem.features[0], features), dim=1)
-        yield _losses(problem, draw, both, read, torch.stack((first.penalty, read.penalty), dim=1))
+def _alone(problem: Problem, index: int) -> _Probe:
+    """Of one layer, by its place."""
+    read = read_alone(problem, index)
+    return problem.features[index], read, read.penalty[:, None]
+
+
+def _given(problem: Problem, index: int) -> _Probe:
+    """Of [h_0; h_l]."""
+    first, read = read_alone(problem, 0), read_given(problem)[index]
+    both = torch.cat((problem.features[0], problem.features[index]), dim=1)
+    return both, read, torch.stack((first.penalty, read.penalty), dim=1)
 
 
 def _losses(

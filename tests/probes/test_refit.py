@@ -117,3 +117,16 @@ def test_a_replicate_without_words_is_not_a_number() -> None:
     problem = planted([1.0])
     weights = torch.stack((torch.zeros(120), torch.ones(120)))
     assert refit_bits(problem, weights).isnan().flatten().tolist() == [True, False]
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_on_several_threads_the_replicates_are_the_same_bit_for_bit(given: bool) -> None:
+    threads = torch.get_num_threads()
+    found = []
+    for count in (1, 3):
+        problem = planted([0.5, 1.5, 2.5], classes=3)
+        torch.set_num_threads(count)
+        found.append(refit_bits(problem, bootstrap_weights(problem.sentences, 20, 0), given))
+        assert torch.get_num_threads() == count
+    torch.set_num_threads(threads)
+    assert torch.equal(*found)
