@@ -16,11 +16,12 @@ from lab.checkpoint import list_checkpoints
 from probes.claims.grammar import Claim
 from probes.claims.outcomes import relative_region
 from probes.claims.series import Point, Series, window
-from probes.layers.collect import collect
+from probes.layers.collect import Activations, collect
 from probes.layers.compare import Bench, decode
 from probes.layers.decide import decide
 from probes.layers.erasers import Concept
 from probes.layers.evidence import Evidence, Interval, ReadingName, Side, Target
+from probes.layers.intervals import REFIT_REPLICATES
 from probes.layers.problem import Untestable
 from probes.layers.use import use
 from train.material import Material
@@ -36,6 +37,9 @@ class Sizes:
     use_layers: int = 100  # of 0..L, all of them where there are no more
     use_sentences: int = 400
     use_subspaces: int = 20
+    refits: int = (
+        REFIT_REPLICATES  # of every probe, where there are few sentences; a wide model's take most of the time
+    )
 
     @classmethod
     def fitting(cls, parameters: int) -> Sizes:
@@ -43,7 +47,7 @@ class Sizes:
         return cls() if parameters <= 30_000_000 else cls(use_layers=6, use_sentences=100, use_subspaces=5)
 
 
-QUICK = Sizes(decide_tokens=1500, use_layers=3, use_sentences=50, use_subspaces=3)
+QUICK = Sizes(decide_tokens=1500, use_layers=3, use_sentences=50, use_subspaces=3, refits=80)
 
 
 @dataclass
@@ -97,9 +101,7 @@ class Readings:
         for step in steps:
             self.report(f"checkpoint of step {step:,}")
             model = self.material.run.model(step)
-            bench = Bench(
-                self.material.confirmation, collect(model, self.material.confirmation), self.material.twin, self.seed
-            )
+            bench = self._bench_of(collect(model, self.material.confirmation))
             sides = []
             for label, found in zip(labels, points, strict=True):
                 evidence = decode(bench, label, None, "next")
@@ -119,8 +121,11 @@ class Readings:
 
     @cached_property
     def _bench(self) -> Bench:
+        return self._bench_of(self.material.activations())
+
+    def _bench_of(self, activations: Activations) -> Bench:
         material = self.material
-        return Bench(material.confirmation, material.activations(), material.twin, self.seed)
+        return Bench(material.confirmation, activations, material.twin, self.seed, refit_replicates=self.sizes.refits)
 
     def _once(
         self, reading: ReadingName, target: Target | None, claim: Claim, region: tuple[float, float] | None

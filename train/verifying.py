@@ -75,6 +75,7 @@ def verify(
     Args:
         step: the checkpoint to test at; the newest by default.
         sentences: of confirmation text; 1,000 by default, 400 with `quick`.
+        quick: fewer tokens, sentences, subspaces and refits (`readings.QUICK`): wider intervals, sooner.
         conllu, streusle: gold files to test on instead of the run's validation text.
         reference: the checkpoint that preferences are compared with; the run's reference checkpoint by default.
 
