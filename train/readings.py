@@ -37,9 +37,7 @@ class Sizes:
     use_layers: int = 100  # of 0..L, all of them where there are no more
     use_sentences: int = 400
     use_subspaces: int = 20
-    refits: int = (
-        REFIT_REPLICATES  # of every probe, where there are few sentences; a wide model's take most of the time
-    )
+    refits: int = REFIT_REPLICATES  # of every probe, where sentences are few; most of a wide model's time
 
     @classmethod
     def fitting(cls, parameters: int) -> Sizes:
